@@ -1,0 +1,59 @@
+"""Where stages meet: the paths of what they write, and writing it whole or not at all."""
+
+import csv
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+# The outputs of each stage, as dvc.yaml lists them. A variant's own lie below these under its name.
+DATASET = Path("data/dataset")
+BACKBONE = Path("models/backbone")
+FINETUNED = Path("models/finetuned")
+PRUNED = Path("models/pruned")
+TFLITE = Path("models/tflite")
+RELEASE = Path("models/release")
+METRICS = Path("metrics")
+PLOTS = Path("plots")
+# What the fine-tuned, unconverted model says of each test image.
+FINETUNED_PREDICTIONS = PLOTS / "finetune" / "predictions.csv"
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, to be written as a file or made a directory; it becomes `path` on success.
+
+    If the block raises, or the process dies, what `path` held before stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield scratch / path.name
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(scratch / path.name, path)
+    finally:
+        shutil.rmtree(scratch)
+
+
+def write_json(path: Path, content: Mapping) -> None:
+    """Write `content` with sorted keys; NaN and infinity, which JSON lacks, raise ValueError."""
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping]) -> None:
+    """Write a header of `columns` and `rows`, which have just these keys."""
+    with whole(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a file that `write_csv` wrote."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,62 @@
+"""Time a .tflite file on this machine.
+
+    python -m stages.benchmark P-Q
+
+Params benchmark; models/tflite/P-Q.tflite -> metrics/benchmark/P-Q.json. Latency is that of LiteRT's interpreter for
+one image; peak_memory_mb (10^6 bytes) is what the process grew by while it loaded and ran the file.
+"""
+
+import platform
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from stages import run
+from stages.artifacts import METRICS, TFLITE, write_json
+from stages.params import load
+from stages.tflite import runtime
+
+
+def main(variant: str) -> None:
+    params = load().benchmark
+    before = psutil.Process().memory_info().rss / 1e6
+    classifier = runtime.Classifier(TFLITE / f"{variant}.tflite", params.threads)
+    # No operator's time depends on the pixels, but noise keeps clear of zeros that a CPU might treat apart.
+    image = np.random.default_rng(0).integers(256, size=(*classifier.image_size, 3), dtype=np.uint8)
+    latencies = classifier.latencies(image, warmup_runs=params.warmup_runs, runs=params.runs)
+    write_json(
+        METRICS / "benchmark" / f"{variant}.json",
+        {
+            "latency_ms_p50": float(np.percentile(latencies, 50)),
+            "latency_ms_p90": float(np.percentile(latencies, 90)),
+            "peak_memory_mb": peak_memory_mb() - before,
+            "threads": params.threads,
+            "cpu": cpu(),
+        },
+    )
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process has held so far, in 10^6 bytes."""
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    # Linux's ru_maxrss begins with what the parent process held.
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+def cpu() -> str:
+    """The processor's name as the system gives it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    run(main)

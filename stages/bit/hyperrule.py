@@ -1,0 +1,78 @@
+"""BiT-HyperRule: how BiT says to fine-tune, from the size of the images and their number alone.
+
+Kolesnikov et al., arXiv:1912.11370, section 3.3; `bit_hyperrule.py` of google-research/big_transfer.
+"""
+
+from dataclasses import dataclass
+
+from stages.params import Finetune
+
+BATCH_SIZE = 512
+LEARNING_RATE = 0.003
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run. Sizes are sides of squares in pixels; `resize` is what `image_size` is cropped from."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    resize: int
+    image_size: int
+    warmup: int
+    decays: tuple[int, ...]
+    mixup: float = 0.0
+    flip: bool = False
+    weight_decay: float = 0.0
+
+
+def resolution(image_area: int) -> tuple[int, int]:
+    """Sides to resize to and to crop, for images of `image_area` pixels."""
+    return (160, 128) if image_area < 96 * 96 else (512, 480)
+
+
+def schedule(examples: int) -> tuple[int, tuple[int, ...], int]:
+    """Steps of warm-up, steps at which the learning rate is divided by 10, and steps in all."""
+    if examples < 20_000:
+        return 100, (200, 300, 400), 500
+    if examples < 500_000:
+        return 500, (3000, 6000, 9000), 10_000
+    return 500, (6000, 12_000, 18_000), 20_000
+
+
+def mixup(examples: int) -> float:
+    """Parameter of mixup's beta distribution (Zhang et al., arXiv:1710.09412); 0 is none."""
+    return 0.0 if examples < 20_000 else 0.1
+
+
+def recipe(params: Finetune, *, image_area: int, examples: int) -> Recipe:
+    """The run that `params` asks for, `auto` meaning the rule. Other numbers of steps stretch the rule's schedule."""
+    rule_resize, rule_crop = resolution(image_area)
+    warmup, decays, rule_steps = schedule(examples)
+    steps = _or(params.steps, rule_steps)
+    image_size = _or(params.image_size, rule_crop)
+    return Recipe(
+        steps=steps,
+        batch_size=_or(params.batch_size, BATCH_SIZE),
+        learning_rate=_or(params.learning_rate, LEARNING_RATE),
+        resize=_or(params.resize, image_size * rule_resize // rule_crop),
+        image_size=image_size,
+        warmup=warmup * steps // rule_steps,
+        decays=tuple(decay * steps // rule_steps for decay in decays),
+        mixup=_or(params.mixup, mixup(examples)),
+        flip=params.flip,
+        weight_decay=params.weight_decay,
+    )
+
+
+def learning_rate(step: int, run: Recipe) -> float:
+    """The rate of `step`, counted from 0: a linear warm-up to the peak, then a tenth after every decay."""
+    if step < run.warmup:
+        return run.learning_rate * (step + 1) / run.warmup
+    return run.learning_rate / 10 ** sum(step >= decay for decay in run.decays)
+
+
+def _or(value, automatic):
+    return automatic if value == "auto" else value

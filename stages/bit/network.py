@@ -1,0 +1,137 @@
+"""A BiT as a Keras model: exactly Google's network, from layers that bear BiT's own variable names.
+
+Two GroupNorms compute the same function: Keras's own, for training, and `PerChannelGroupNorm`, which TFLite runs fast.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from stages.bit.model import FINAL_NORM, HEAD, ROOT, ROOT_STRIDE, STANDARDIZATION_EPSILON, Bit
+
+layers = tf.keras.layers
+GROUP_NORM_EPSILON = 1e-5
+
+
+class StdConv2D(layers.Conv2D):
+    """Convolution with weight standardisation (Qiao et al., arXiv:1903.10520), without bias as in BiT."""
+
+    def convolution_op(self, inputs, kernel):
+        mean, variance = tf.nn.moments(kernel, axes=[0, 1, 2], keepdims=True)
+        return super().convolution_op(inputs, (kernel - mean) / tf.sqrt(variance + STANDARDIZATION_EPSILON))
+
+
+class GroupNorm(layers.Layer):
+    """GroupNorm (Wu & He, arXiv:1803.08494) over [batch, height, width, channels], in the form for training."""
+
+    def __init__(self, groups: int, **kwargs):
+        super().__init__(**kwargs)
+        self.groups = groups
+
+    def build(self, shape):
+        self.gamma = self.add_weight(name="gamma", shape=shape[-1:], initializer="ones")
+        self.beta = self.add_weight(name="beta", shape=shape[-1:], initializer="zeros")
+
+    def get_config(self):
+        return {**super().get_config(), "groups": self.groups}
+
+    def call(self, inputs):
+        # The moments of a group from those of its channels: faster than moments over a 5-D reshape, and as exact.
+        means, variances = tf.nn.moments(inputs, axes=[1, 2])
+        mean, between = tf.nn.moments(self._grouped(means), axes=[2], keepdims=True)
+        variance = tf.reduce_mean(self._grouped(variances), axis=2, keepdims=True) + between
+        scale = self._grouped(self.gamma) * tf.math.rsqrt(variance + GROUP_NORM_EPSILON)
+        shift = self._grouped(self.beta) - mean * scale
+        return inputs * self._spread(scale) + self._spread(shift)
+
+    def _grouped(self, channels):
+        """[..., channels] as [batch or 1, groups, channels of a group]."""
+        return tf.reshape(channels, [-1, self.groups, channels.shape[-1] // self.groups])
+
+    def _spread(self, grouped):
+        """The inverse of `_grouped`, as [batch, 1, 1, channels]."""
+        return tf.reshape(grouped, [-1, 1, 1, grouped.shape[1] * grouped.shape[2]])
+
+
+class PerChannelGroupNorm(GroupNorm):
+    """The same function for TFLite: moments over a 5-D reshape, the usual form, fall out of XNNPACK, this does not.
+
+    Means of x and of x * x for each channel, averaged within the groups as small [batch, groups, channels] arrays,
+    then one multiply and one add for each channel of the image. The variance E[x^2] - E[x]^2 is kept from going below
+    zero by rounding.
+    """
+
+    def call(self, inputs):
+        mean, square = (self._group_mean(tf.reduce_mean(x, axis=[1, 2])) for x in (inputs, inputs * inputs))
+        scale = self._grouped(self.gamma) * tf.math.rsqrt(tf.nn.relu(square - mean * mean) + GROUP_NORM_EPSILON)
+        shift = self._grouped(self.beta) - mean * scale
+        return inputs * self._spread(scale) + self._spread(shift)
+
+    def _group_mean(self, statistic):
+        return tf.reduce_mean(self._grouped(statistic), axis=2, keepdims=True)
+
+
+def build(bit: Bit, norm: type[GroupNorm] = GroupNorm) -> tf.keras.Model:
+    """The Keras model of `bit`: RGB pixels [batch, height, width, 3] in 0..255 to logits [batch, classes].
+
+    A layer's name is the path of its weights in BiT's names, so a variable's name is BiT's.
+    """
+    conv_type = StdConv2D if bit.architecture.standardized else layers.Conv2D
+
+    def conv(inputs, path, stride=1):
+        height, _, _, filters = bit.weights[f"{path}/kernel"].shape
+        if stride > 1 and height > 1:
+            # TF's "same" pads an even image at the bottom and right only; BiT pads all four sides.
+            inputs = layers.ZeroPadding2D(height // 2, name=f"{path}/pad")(inputs)
+        padding = "same" if stride == 1 else "valid"
+        return conv_type(filters, height, stride, padding, use_bias=False, name=path)(inputs)
+
+    def norm_relu(inputs, path):
+        normal = norm(bit.groups(path), name=path)(inputs)
+        return layers.ReLU(name=f"{path}/relu")(normal)
+
+    pixels = tf.keras.Input((*bit.architecture.image_size, 3), name="pixels")
+    x = layers.Rescaling(1 / 127.5, offset=-1, name="normalize")(pixels)
+    x = conv(x, ROOT, ROOT_STRIDE)
+    if bit.architecture.pool:
+        x = layers.ZeroPadding2D(1, name="resnet/root_block/pad")(x)
+        x = layers.MaxPooling2D(3, 2, name="resnet/root_block/pool")(x)
+    for unit in bit.units:
+        preactivated = norm_relu(x, f"{unit.prefix}/a/group_norm")
+        if unit.projected:
+            x = conv(preactivated, f"{unit.prefix}/a/proj/standardized_conv2d", unit.stride)
+        y = conv(preactivated, f"{unit.prefix}/a/standardized_conv2d")
+        y = norm_relu(y, f"{unit.prefix}/b/group_norm")
+        y = conv(y, f"{unit.prefix}/b/standardized_conv2d", unit.stride)
+        y = norm_relu(y, f"{unit.prefix}/c/group_norm")
+        y = conv(y, f"{unit.prefix}/c/standardized_conv2d")
+        x = layers.Add(name=f"{unit.prefix}/add")([x, y])
+    x = norm_relu(x, FINAL_NORM)
+    x = layers.GlobalAveragePooling2D(keepdims=True, name="resnet/features")(x)
+    x = layers.Conv2D(len(bit.architecture.labels), 1, name=HEAD)(x)
+    model = tf.keras.Model(pixels, layers.Flatten(name="logits")(x), name="bit")
+    set_weights(model, bit.weights)
+    return model
+
+
+def set_trainable(model: tf.keras.Model, part: str) -> None:
+    """Freeze all but `part`: all, head, or last_block (with the norm and the head behind it)."""
+    last_block = max(layer.name.split("/")[1] for layer in model.layers if "/block" in layer.name)
+    trained = {"all": "", "head": HEAD, "last_block": (f"resnet/{last_block}/", FINAL_NORM, HEAD)}[part]
+    for layer in model.layers:
+        layer.trainable = layer.name.startswith(trained)
+
+
+def set_weights(model: tf.keras.Model, weights: dict[str, np.ndarray]) -> None:
+    """Copy `weights` into `model` by name."""
+    for variable in model.weights:
+        variable.assign(weights[name_of(variable)])
+
+
+def get_weights(model: tf.keras.Model) -> dict[str, np.ndarray]:
+    """The weights of `model` under BiT's names."""
+    return {name_of(variable): variable.numpy() for variable in model.weights}
+
+
+def name_of(variable: tf.Variable) -> str:
+    """BiT's name of a variable: without TensorFlow's output index."""
+    return variable.name.removesuffix(":0")

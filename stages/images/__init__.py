@@ -1,0 +1,1 @@
+"""Data sets: `sources` finds labelled images, `dataset` is the prepared directory that every stage reads."""

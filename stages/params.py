@@ -1,0 +1,193 @@
+"""params.yaml, checked as a whole: every stage calls `load()` before any work.
+
+`python -m stages.params` checks the file and prints the variants that it asks for.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+Auto = Literal["auto"]
+Share = Annotated[float, Field(ge=0, le=1)]
+# 0 < share < 1
+Part = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# A variant's name becomes part of stage names, of file names and of dotted keys of params.yaml.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+Pixels = Annotated[int, Field(ge=8, le=2048)]
+
+
+class Section(BaseModel):
+    """A mapping of params.yaml: no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        unknown = [key for key in data if key not in cls.model_fields] if isinstance(data, dict) else []
+        if unknown:
+            raise ValueError(f"unknown key {unknown[0]!r}; allowed: {', '.join(cls.model_fields)}")
+        return data
+
+
+class Dataset(Section):
+    name: Annotated[str, Field(min_length=1)]
+    data_dir: str | None = None
+    validation: Part = 0.15
+    test: Part = 0.15
+
+    @model_validator(mode="after")
+    def _leaves_training_images(self):
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation + test is {self.validation + self.test:g}, which leaves nothing to train on")
+        return self
+
+
+class Backbone(Section):
+    name: Annotated[str, Field(min_length=1)]
+
+
+class Finetune(Section):
+    trainable: Literal["all", "head", "last_block"] = "all"
+    steps: Auto | Count = "auto"
+    batch_size: Auto | Positive = "auto"
+    learning_rate: Auto | PositiveFloat = "auto"
+    image_size: Auto | Pixels = "auto"
+    resize: Auto | Pixels = "auto"
+    mixup: Auto | Share = "auto"
+    flip: bool = True
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+    @model_validator(mode="after")
+    def _crops_from_resized(self):
+        if isinstance(self.resize, int) and (self.image_size == "auto" or self.resize < self.image_size):
+            raise ValueError(f"resize {self.resize} needs an image_size of at most that, got {self.image_size}")
+        return self
+
+
+class Recovery(Section):
+    """Training after pruning, with the fine-tuned model as teacher (Hinton et al., arXiv:1503.02531)."""
+
+    steps: Count = 200
+    batch_size: Positive = 64
+    learning_rate: PositiveFloat = 0.003
+    distillation: Share = 0.5
+    temperature: PositiveFloat = 2.0
+
+
+class NoPruning(Section):
+    method: Literal["none"]
+
+
+class Magnitude(Recovery):
+    method: Literal["magnitude"]
+    sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.8
+
+
+class Channels(Recovery):
+    method: Literal["channels"]
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+
+class Scheme(Section):
+    """A scheme without settings of its own."""
+
+    scheme: Literal["float32", "float16", "dynamic"]
+
+
+class Int8(Section):
+    scheme: Literal["int8"]
+    calibration_images: Positive = 256
+
+
+class Benchmark(Section):
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    warmup_runs: Count = 20
+    runs: Positive = 400
+
+
+class Compare(Section):
+    baseline: str = "dense-float32"
+    max_accuracy_drop: Share = 0.02
+    objective: Literal["size", "latency", "accuracy"] = "size"
+
+
+Pruning = Annotated[NoPruning | Magnitude | Channels, Field(discriminator="method")]
+Quantization = Annotated[Scheme | Int8, Field(discriminator="scheme")]
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    dataset: Dataset
+    backbone: Backbone
+    finetune: Finetune = Finetune()
+    pruning: Annotated[dict[Name, Pruning], Field(min_length=1)] = {"dense": NoPruning(method="none")}
+    quantization: Annotated[dict[Name, Quantization], Field(min_length=1)] = {"float32": Scheme(scheme="float32")}
+    benchmark: Benchmark = Benchmark()
+    compare: Compare = Compare()
+
+    @property
+    def variants(self) -> list[str]:
+        """Names of all pairs of a pruning and a quantization, in the order of the file."""
+        return [f"{p}-{q}" for p in self.pruning for q in self.quantization]
+
+    @model_validator(mode="after")
+    def _baseline_exists(self):
+        if self.compare.baseline not in self.variants:
+            raise ValueError(f"compare.baseline is {self.compare.baseline!r}; allowed: {', '.join(self.variants)}")
+        return self
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """The checked content of `path`. Exits with one line that names the key, its value and what is allowed."""
+    try:
+        # DVC reads YAML 1.2; PyYAML reads 1.1, where 1e-3 is a string and `on` a boolean.
+        content = YAML(typ="safe", pure=True).load(path)
+    except (OSError, YAMLError) as error:
+        sys.exit(f"{path} cannot be read: {' '.join(str(error).split())}")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        sys.exit(f"{path}: {_first_problem(error, content)}")
+
+
+def _first_problem(error: ValidationError, content: Any) -> str:
+    details = error.errors(include_url=False)
+    keys = [_key(detail, content) for detail in details]
+    # A value that fits none of a union's types has one entry for each of them.
+    reasons = [d["msg"].removeprefix("Value error, ") for d, key in zip(details, keys, strict=True) if key == keys[0]]
+    value = details[0]["input"]
+    received = "" if isinstance(value, dict) else f" is {value!r}"
+    others = len(set(keys)) - 1
+    return f"{keys[0]}{received}: {', or '.join(reasons)}" + (f" (and {others} more wrong keys)" if others else "")
+
+
+def _key(detail: ErrorDetails, content: Any) -> str:
+    """Dotted path of the faulty key: pydantic's own location also holds the types of a union that it tried."""
+    path, node = [], content
+    for part in detail["loc"]:
+        if isinstance(node, dict) and part in node:
+            path.append(str(part))
+            node = node[part]
+    if detail["type"] == "missing":
+        path.append(str(detail["loc"][-1]))
+    return ".".join(path) or "the file"
+
+
+def main() -> None:
+    params = load()
+    print(f"params.yaml asks for {len(params.variants)} variants: {', '.join(params.variants)}")
+
+
+if __name__ == "__main__":
+    main()

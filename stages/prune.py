@@ -1,0 +1,50 @@
+"""Prune the fine-tuned model and train it on until it has recovered.
+
+    python -m stages.prune P
+
+Params pruning.P, finetune, seed; data/dataset, models/finetuned, metrics/finetune.json -> models/pruned/P,
+metrics/prune/P.json, plots/prune/P/.
+"""
+
+import json
+from functools import partial
+
+from stages import run, scores
+from stages.artifacts import FINETUNED, METRICS, PLOTS, PRUNED, write_csv, write_json
+from stages.bit import model
+from stages.params import Params, load
+
+
+def main(name: str) -> None:
+    params = load()
+    original = model.load(FINETUNED)
+    if params.pruning[name].method == "none":
+        # The same function as the fine-tuned model, so its metrics are that model's.
+        bit, curve, metrics = model.fold(original), [], json.loads((METRICS / "finetune.json").read_text())
+    else:
+        bit, curve, metrics = pruned(original, name, params)
+    model.save(bit, PRUNED / name)
+    write_csv(PLOTS / "prune" / name / "training.csv", scores.CURVE_COLUMNS, curve)
+    write_json(METRICS / "prune" / f"{name}.json", metrics)
+
+
+def pruned(original: model.Bit, name: str, params: Params) -> tuple[model.Bit, list[dict], dict]:
+    """The pruned and recovered model, the curve of its recovery, and its metrics."""
+    from stages import finetune  # these bring TensorFlow, which an entry without pruning does not need
+    from stages.bit import network, pruning, training
+    from stages.images import dataset
+
+    how = params.pruning[name]
+    recovery = how.model_dump(include={"steps", "batch_size", "learning_rate"})
+    recipe, train, validation = finetune.training_run(params.finetune.model_copy(update=recovery))
+    fit = partial(
+        training.fit, train=train, validation=validation, recipe=recipe, seed=params.seed, desc=f"recover {name}",
+        teacher=training.Teacher(network.build(original), how.distillation, how.temperature),
+    )  # fmt: skip
+    bit, curve = pruning.prune(model.fold(original), how, fit)
+    pixels, labels = dataset.read("test", bit.architecture.image_size)
+    return bit, curve, scores.of_model(bit, training.predict(network.build(bit), pixels), labels)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""TensorFlow Lite: `conversion` makes the files, `runtime` runs and inspects them with LiteRT alone."""

@@ -1,0 +1,58 @@
+"""Running and inspecting .tflite files with LiteRT. No TensorFlow."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.tools import flatbuffer_utils
+from tqdm import tqdm
+
+
+class Classifier:
+    """One .tflite file, ready to run on one image at a time."""
+
+    def __init__(self, path: Path, threads: int = 1):
+        self.interpreter = Interpreter(str(path), num_threads=threads)
+        self.interpreter.allocate_tensors()
+        (self.input,) = self.interpreter.get_input_details()
+        (self.output,) = self.interpreter.get_output_details()
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return tuple(int(side) for side in self.input["shape"][1:3])
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        """Logits float32 [images, classes] of images uint8 [images, height, width, 3] in 0..255."""
+        return np.stack([self._run(image[None]) for image in tqdm(pixels, "classify", leave=False, disable=None)])
+
+    def _run(self, image: np.ndarray) -> np.ndarray:
+        self.interpreter.set_tensor(self.input["index"], image.astype(self.input["dtype"]))
+        self.interpreter.invoke()
+        raw = self.interpreter.get_tensor(self.output["index"])[0]
+        scale, zero_point = self.output["quantization"]
+        # Files with float outputs have no scale.
+        return (raw.astype(np.float32) - zero_point) * scale if scale else raw
+
+    def latencies(self, image: np.ndarray, *, warmup_runs: int, runs: int) -> np.ndarray:
+        """Milliseconds [runs] that LiteRT takes for `image` [height, width, 3], after runs that do not count."""
+        self.interpreter.set_tensor(self.input["index"], image[None].astype(self.input["dtype"]))
+        taken = np.empty(warmup_runs + runs)
+        for run in tqdm(range(len(taken)), "time", leave=False, disable=None):
+            start = time.perf_counter()
+            self.interpreter.invoke()
+            taken[run] = time.perf_counter() - start
+        return taken[warmup_runs:] * 1000
+
+
+def sparsity(path: Path) -> float:
+    """Share of zeros in the kernels of a .tflite file: its constants of four dimensions (convolutions) or two."""
+    model = flatbuffer_utils.read_model(str(path))
+    zeros = total = 0
+    for tensor in model.subgraphs[0].tensors:
+        data, kind = model.buffers[tensor.buffer].data, flatbuffer_utils.type_to_name(tensor.type).lower()
+        if data is not None and len(tensor.shape) in (2, 4) and kind in ("float32", "float16", "int8"):
+            values = np.frombuffer(bytes(data), kind)
+            zeros, total = zeros + int(np.sum(values == 0)), total + values.size
+    return zeros / total

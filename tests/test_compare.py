@@ -1,0 +1,571 @@
+import base64
+import dataclasses
+import io
+import json
+import random
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+
+from stages import compare
+from stages.artifacts import read_csv, write_csv, write_json
+from stages.bit import model as bit_model
+from stages.params import Params, load
+from stages.report import picture, render
+from stages.report.variants import (
+    BENCHMARK,
+    EVALUATION,
+    Comparison,
+    Variant,
+    read_metrics,
+    read_variants,
+    size,
+    summary,
+    three_digits,
+    tradeoff_rows,
+    wilson,
+)
+
+LABELS = ("daisy", "dandelion", "rose")
+IMAGE_SIZE = (16, 24)
+
+
+def variant(name, **changes) -> Variant:
+    measured = {
+        "accuracy": 0.9, "top5_accuracy": 1.0, "validation_accuracy": 0.9, "agreement": 0.95, "size_bytes": 1000,
+        "gzip_bytes": 900, "sparsity": 0.0, "latency_ms_p50": 2.0, "latency_ms_p90": 2.5, "peak_memory_mb": 40.0,
+        "threads": 1, "cpu": "Test CPU",
+    }  # fmt: skip
+    return Variant(name, **{**measured, **changes})
+
+
+def comparison(*variants, drop=0.02, objective="size") -> Comparison:
+    return Comparison(variants, "dense-float32", drop, objective)
+
+
+DENSE = variant("dense-float32")
+
+
+# Choice
+
+
+def test_choice_goes_by_validation_not_test():
+    flattered = variant("dense-int8", accuracy=0.99, validation_accuracy=0.87, size_bytes=300)
+    honest = variant("dense-float16", accuracy=0.80, validation_accuracy=0.89, size_bytes=500)
+    assert comparison(DENSE, flattered, honest).selected == honest
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [("size", "dense-int8"), ("latency", "dense-dynamic"), ("accuracy", "dense-float16")],
+)
+def test_objective(objective, expected):
+    variants = (
+        DENSE,
+        variant("dense-float16", validation_accuracy=0.91, accuracy=0.1),
+        variant("dense-dynamic", latency_ms_p50=1.0, size_bytes=999),
+        variant("dense-int8", size_bytes=300, latency_ms_p50=1.5),
+    )
+    assert comparison(*variants, objective=objective).selected.name == expected
+
+
+def test_bound_is_inclusive_despite_rounding():
+    # 0.3 - 0.1 is 0.19999999999999998 and 0.8 - 0.1 is 0.7000000000000001 in binary.
+    for baseline, bound in ((0.3, 0.2), (0.8, 0.7)):
+        variants = (
+            variant("dense-float32", validation_accuracy=baseline),
+            variant("dense-int8", validation_accuracy=bound, size_bytes=1),
+        )
+        assert comparison(*variants, drop=0.1).selected.name == "dense-int8"
+
+
+def test_just_below_the_bound_does_not_qualify():
+    # One image of a million.
+    below = variant("dense-int8", validation_accuracy=0.88 - 1e-6, size_bytes=1)
+    assert comparison(DENSE, below).selected == DENSE
+
+
+def test_ties_go_to_the_smaller_then_the_first_by_name():
+    same = [variant(f"dense-{name}", size_bytes=500) for name in ("b", "a", "c")]
+    assert comparison(DENSE, *same).selected.name == "dense-a"
+    fast = [variant("dense-a", latency_ms_p50=1, size_bytes=600), variant("dense-b", latency_ms_p50=1, size_bytes=500)]
+    assert comparison(DENSE, *fast, objective="latency").selected.name == "dense-b"
+
+
+def test_baseline_is_left_when_nothing_else_qualifies():
+    chosen = comparison(DENSE, variant("dense-int8", validation_accuracy=0.1, size_bytes=1), drop=0.0)
+    assert chosen.selected == DENSE
+    assert summary(chosen) == {
+        "selected": "dense-float32", "accuracy": 0.9, "accuracy_drop": 0.0, "size_bytes": 1000, "size_ratio": 1.0,
+        "latency_ms_p50": 2.0, "speedup": 1.0,
+    }  # fmt: skip
+    assert render.choice(chosen).startswith("dense-float32, the baseline, is the smallest among the 1 of 2 variants")
+
+
+def test_summary_is_of_test_accuracy_against_the_baseline():
+    chosen = comparison(DENSE, variant("dense-int8", accuracy=0.875, size_bytes=250, latency_ms_p50=0.5))
+    assert summary(chosen) == {
+        "selected": "dense-int8", "accuracy": 0.875, "accuracy_drop": pytest.approx(0.025), "size_bytes": 250,
+        "size_ratio": 0.25, "latency_ms_p50": 0.5, "speedup": 4.0,
+    }  # fmt: skip
+    assert render.choice(chosen) == (
+        "dense-int8 is the smallest among the 2 of 2 variants whose validation accuracy is at most 2 points below that "
+        "of dense-float32: 250 B (4.00 times smaller), 0.500 ms an image (4.00 times faster), 87.5 % of the test "
+        "images right (2.5 points less)."
+    )
+
+
+def test_pareto():
+    variants = (
+        DENSE,
+        variant("dense-slow", latency_ms_p50=3.0),
+        variant("dense-small", size_bytes=10, accuracy=0.5, latency_ms_p50=9.0),
+        variant("dense-twin"),
+        variant("dense-worse", accuracy=0.4, size_bytes=11, latency_ms_p50=9.5),
+    )
+    rows = tradeoff_rows(comparison(*variants))
+    # Equals do not dominate each other.
+    assert [row["variant"] for row in rows if row["pareto"] == "true"] == ["dense-float32", "dense-small", "dense-twin"]
+    assert [row["variant"] for row in rows if row["selected"] == "true"] == ["dense-small"]
+
+
+def test_rows():
+    (row,) = tradeoff_rows(comparison(DENSE))
+    assert list(row.items()) == [
+        ("variant", "dense-float32"), ("pruning", "dense"), ("quantization", "float32"), ("accuracy", 0.9),
+        ("validation_accuracy", 0.9), ("agreement", 0.95), ("size_bytes", 1000), ("gzip_bytes", 900), ("sparsity", 0.0),
+        ("latency_ms_p50", 2.0), ("latency_ms_p90", 2.5), ("peak_memory_mb", 40.0), ("pareto", "true"),
+        ("selected", "true"),
+    ]  # fmt: skip
+
+
+# Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17 (1998), table I,
+# method 3.
+@pytest.mark.parametrize(
+    ("hits", "count", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson(hits, count, low, high):
+    assert wilson(hits / count, count) == pytest.approx((low, high), abs=5e-5)
+    assert wilson(1 - hits / count, count) == pytest.approx((1 - high, 1 - low), abs=5e-5)
+
+
+def test_numbers_as_text():
+    assert [size(n) for n in (7, 999, 1000, 151_200, 1_912_000, 94_312_345)] == [
+        "7 B", "999 B", "1.00 kB", "151 kB", "1.91 MB", "94.3 MB",
+    ]  # fmt: skip
+    assert [three_digits(x) for x in (0, 0.01234, 0.5, 9.999, 12.34, 999.6, 12345)] == [
+        "0", "0.0123", "0.500", "10.00", "12.3", "1000", "12300",
+    ]  # fmt: skip
+
+
+# Reading
+
+
+def write_metrics(directory: Path, *variants: Variant) -> None:
+    for v in variants:
+        values = dataclasses.asdict(v)
+        write_json(directory / "evaluate" / f"{v.name}.json", {key: values[key] for key in EVALUATION})
+        write_json(directory / "benchmark" / f"{v.name}.json", {key: values[key] for key in (*BENCHMARK, "cpu")})
+
+
+def test_read_variants_returns_what_was_asked_for(tmp_path):
+    int8, removed = variant("dense-int8", cpu="Other CPU"), variant("gone-int8", size_bytes=1)
+    write_metrics(tmp_path, DENSE, int8, removed)
+    assert read_variants(["dense-int8", "dense-float32"], tmp_path) == (int8, DENSE)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, "{", "[]", '{"accuracy": 0.5}', '{"accuracy": 0.5, "macs": "9"}', '{"accuracy": 0.5, "macs": NaN}',
+     '{"accuracy": 0.5, "macs": null}', '{"accuracy": 0.5, "macs": true}'],
+)  # fmt: skip
+def test_unusable_metrics_are_named(tmp_path, content):
+    path = tmp_path / "finetune.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} .*dvc repro") as error:
+        read_metrics(path, ("accuracy", "macs"))
+    assert "\n" not in str(error.value)
+
+
+def test_metrics_file_may_hold_more(tmp_path):
+    write_json(tmp_path / "m.json", {"macs": 1, "kept_channels": 9, "cpu": "a"})
+    assert read_metrics(tmp_path / "m.json", ("macs",), ("cpu",)) == {"macs": 1, "cpu": "a"}
+
+
+# Picture
+
+
+def crowd() -> Comparison:
+    """Twelve variants, some all but on top of each other, one broken down."""
+    random.seed(3)
+    variants = [
+        variant(
+            f"{pruning}-{quantization}",
+            accuracy=0.31 if (pruning, quantization) == ("magnitude", "int8") else accuracy - loss,
+            validation_accuracy=accuracy - 3 * loss,
+            size_bytes=round(bytes_ * share),
+            latency_ms_p50=time * slower,
+        )
+        for pruning, accuracy, bytes_, time in (
+            ("dense", 0.981, 1_912_000, 2.31), ("magnitude", 0.977, 1_912_000, 2.33),
+            ("channels", 0.969, 560_000, 0.91),
+        )
+        for quantization, loss, share, slower in (
+            ("float32", 0, 1, 1), ("float16", 0.0002, 0.503, 1.02), ("dynamic", 0.001, 0.27, 1.25),
+            ("int8", 0.0042, 0.283, 0.52),
+        )
+    ]  # fmt: skip
+    return comparison(*variants)
+
+
+def test_front_against_brute_force():
+    random.seed(0)
+    for _ in range(50):
+        points = [(random.randrange(6), random.randrange(6)) for _ in range(8)]
+        undominated = {
+            (cost, accuracy)
+            for cost, accuracy in points
+            if not any(c <= cost and a >= accuracy and (c, a) != (cost, accuracy) for c, a in points)
+        }
+        kept = [points[i] for i in picture.front(points)]
+        assert kept == sorted(undominated)
+
+
+def test_picture_is_a_png_that_depends_on_nothing_but_the_numbers():
+    png = picture.tradeoff(crowd())
+    assert Image.open(io.BytesIO(png)).size == (1760, 800)
+    assert png == picture.tradeoff(crowd())
+    assert png != picture.tradeoff(comparison(DENSE))
+
+
+def test_labels_name_front_and_selected_and_overlap_nothing():
+    chosen = crowd()
+    figure = picture.draw(chosen)
+    figure.canvas.draw()
+    for axes, cost in zip(figure.axes, ("size_bytes", "latency_ms_p50"), strict=True):
+        texts = [text for text in axes.texts if text.get_text()]
+        front = picture.front([(getattr(v, cost), v.accuracy) for v in chosen.variants])
+        expected = {chosen.selected.name, *(chosen.variants[i].name for i in front), "↓ 31.0 %"}
+        assert {text.get_text() for text in texts} == expected
+        boxes = [text.get_window_extent() for text in texts]
+        markers = axes.transData.transform([(getattr(v, cost), max(v.accuracy, 0.9)) for v in chosen.variants])
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        assert not any(box.contains(*marker) for box in boxes for marker in markers)
+        inside = axes.get_window_extent()
+        assert all(inside.contains(*corner) for box in boxes for corner in box.corners())
+
+
+def test_variants_that_miss_the_bound_are_hollow_and_squeeze_nothing():
+    chosen = crowd()
+    axes = picture.draw(chosen).axes[0]
+    points = [
+        line for line in axes.lines if line.get_markersize() == picture.MARKER_POINTS and line.get_marker() != "None"
+    ]
+    hollow = [v for v, line in zip(chosen.variants, points, strict=True) if line.get_markerfacecolor() == "white"]
+    assert hollow == [v for v in chosen.variants if v not in chosen.qualified] != []
+    # The one at 31 % is off the scale; baseline and bound span a third of it or more.
+    bottom, top = axes.get_ylim()
+    assert 3 * chosen.max_accuracy_drop > top - bottom
+
+
+# Report
+
+RUN = render.Run(
+    dataset="flowers & more",
+    backbone="bit-test",
+    seed=7,
+    image_size=IMAGE_SIZE,
+    labels=LABELS,
+    finetuned={"accuracy": 0.93, "top5_accuracy": 1.0, "parameters": 478_123, "sparsity": 0.0, "macs": 12_345_678},
+    pruned={"dense": {"accuracy": 0.93, "top5_accuracy": 1.0, "parameters": 1000, "sparsity": 0.79, "macs": 4_000_000}},
+)
+
+
+def predictions(*pairs):
+    return [{"actual": a, "predicted": p} for a, p in pairs]
+
+
+def many_predictions():
+    daisy, dandelion, rose = LABELS
+    return predictions(*[(daisy, daisy)] * 8, *[(daisy, rose)] * 2, *[(dandelion, dandelion)] * 5, (dandelion, daisy))
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced; keeps the attributes of each tag and the text of each table row."""
+
+    VOID = {"meta", "img"}
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open, self.tags, self.rows = [], [], []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data.strip() + " " if data.strip() else ""
+
+
+def test_report_is_self_contained():
+    png = picture.tradeoff(comparison(DENSE))
+    page = Page(render.report(comparison(DENSE), RUN, many_predictions(), png))
+    addresses = [value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href")]
+    assert [base64.b64decode(address.removeprefix("data:image/png;base64,")) for address in addresses] == [png]
+    assert "http" not in render.report(comparison(DENSE), RUN, many_predictions(), b"")
+
+
+def test_report_tells_of_every_variant():
+    chosen = comparison(DENSE, variant("dense-int8", size_bytes=250, accuracy=0.75, validation_accuracy=0.89))
+    html = render.report(chosen, RUN, many_predictions(), b"")
+    page = Page(html)
+    rows = {row[0].split()[0]: row for row in page.rows if row and row[0]}
+    # 12 of 16: 50.5 % to 89.8 % by Wilson.
+    assert rows["dense-int8"][:6] == [
+        "dense-int8 selected Pareto ", "75.0 % 50.5–89.8 ", "89.0 % ", "95.0 % ", "250 B ", "900 B ",
+    ]  # fmt: skip
+    assert rows["dense-float32"][0] == "dense-float32 baseline Pareto "
+    best = [attributes["data-value"] for tag, attributes in page.tags if attributes.get("class") == "best"]
+    # Each in its column; ties mark both.
+    tied = ["0.95", "900", "2.0", "2.5", "40.0"]
+    assert sorted(best) == sorted(["0.9", "0.9", "250", *tied, *tied])
+    assert rows["fine-tuned"] == ["fine-tuned ", "93.0 % ", "478 k ", "12.3 M ", "0.0 % "]
+    for told in ("flowers &amp; more", "bit-test", "16 × 24", "Test CPU, 1 thread", render.choice(chosen)):
+        assert told in html
+
+
+def test_report_warns_of_latencies_from_two_machines():
+    elsewhere = variant("dense-int8", cpu="Other CPU")
+    assert "do not compare" in render.report(comparison(DENSE, elsewhere), RUN, many_predictions(), b"")
+    assert "do not compare" not in render.report(comparison(DENSE), RUN, many_predictions(), b"")
+
+
+def test_report_shows_the_matrix_of_few_classes():
+    page = Page(render.report(comparison(DENSE), RUN, many_predictions(), b""))
+    rows = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in page.rows if row and row[0].strip() in LABELS}
+    assert rows == {"daisy": ["8", "", "2"], "dandelion": ["1", "5", ""], "rose": ["", "", ""]}
+    shades = [float(a["style"].removeprefix("--shade:")) for tag, a in page.tags if "--shade" in a.get("style", "")]
+    assert shades == pytest.approx(np.sqrt([0.8, 0, 0.2, 1 / 6, 5 / 6, 0, 0, 0, 0]).tolist(), abs=5e-4)
+
+
+def test_report_lists_the_pairs_of_many_classes():
+    labels = tuple(f"<class {i}>" for i in range(21))
+    seen = predictions(*[(labels[1], labels[2])] * 3, (labels[1], labels[1]), (labels[0], labels[20]))
+    html = render.report(comparison(DENSE), dataclasses.replace(RUN, labels=labels), seen, b"")
+    rows = [[cell.strip() for cell in row] for row in Page(html).rows]
+    assert rows[-2:] == [["<class 1>", "<class 2>", "3", "75.0 %"], ["<class 0>", "<class 20>", "1", "100.0 %"]]
+
+
+def test_prediction_of_an_unknown_class_is_named():
+    with pytest.raises(ValueError, match="'tulip'.*daisy, dandelion, rose"):
+        render.confusion(predictions(("daisy", "tulip")), LABELS)
+
+
+# Release
+
+
+@pytest.fixture(scope="module")
+def keras_model():
+    """A BiT with a random head, so that its logits differ."""
+    from stages.bit import network
+
+    bit = bit_model.with_head(
+        bit_model.untrained(
+            "bit-test", filters=4, units=(1,), groups=2, root=3, pool=False, image_size=IMAGE_SIZE, seed=0
+        ),
+        LABELS,
+        IMAGE_SIZE,
+    )
+    head = f"{bit_model.HEAD}/kernel"
+    kernel = np.random.default_rng(1).normal(size=bit.weights[head].shape).astype(np.float32)
+    return network.build(bit.with_weights({**bit.weights, head: kernel}), network.PerChannelGroupNorm)
+
+
+@pytest.fixture(scope="module")
+def tflite(keras_model, tmp_path_factory):
+    """Paths of the model in float32, in integers from uint8 to uint8, and in integers of an odd input scale."""
+    import tensorflow as tf
+
+    def integers(low, high, dtype):
+        # float32 keeps the values; the range of the calibration images becomes the scale of the input.
+        images = np.random.default_rng(2).integers(low, high, (4, 1, *IMAGE_SIZE, 3), endpoint=True).astype(np.float32)
+        images.reshape(4, -1)[:, :2] = low, high
+        converter = tf.lite.TFLiteConverter.from_keras_model(keras_model)
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([image] for image in images)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = dtype
+        return converter.convert()
+
+    directory = tmp_path_factory.mktemp("tflite")
+    contents = {
+        "float32": tf.lite.TFLiteConverter.from_keras_model(keras_model).convert(),
+        "uint8": integers(0, 255, tf.uint8),
+        "int8": integers(0, 240, tf.int8),
+    }
+    for name, content in contents.items():
+        (directory / name).write_bytes(content)
+    return {name: directory / name for name in contents}
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A picture of another aspect than the model's, with transparency, turned by its EXIF tag."""
+    random_pixels = np.random.default_rng(5).integers(0, 230, (5, 9, 4), np.uint8)
+    image = Image.fromarray(random_pixels).resize((90, 50))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "photo.png", exif=exif)
+    return tmp_path / "photo.png"
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("float32", 0.001), ("uint8", 0.1), ("int8", 0.1)])
+def test_snippet_of_the_card_classifies_a_photo(name, tolerance, tflite, keras_model, photo, tmp_path):
+    card = render.model_card(comparison(DENSE), RUN, {}, tflite[name], 16)
+    release = tmp_path / "release"
+    compare.write_release(release, tflite[name], LABELS, card)
+    assert sorted(path.name for path in release.iterdir()) == ["README.md", "labels.txt", "model.tflite"]
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE)
+    (release / "classify.py").write_text(snippet)
+    done = subprocess.run(
+        [sys.executable, "classify.py", str(photo)], cwd=release, capture_output=True, text=True, check=True
+    )
+
+    # EXIF orientation 6: shown turned by 90 degrees clockwise.
+    upright = Image.open(photo).transpose(Image.Transpose.ROTATE_270).convert("RGB")
+    pixels = np.asarray(upright.resize(IMAGE_SIZE[::-1], Image.Resampling.BILINEAR), np.float32)
+    logits = keras_model.predict(pixels[None], verbose=0)[0]
+    expected = dict(zip(LABELS, np.exp(logits) / np.exp(logits).sum(), strict=True))
+    printed = [line.split() for line in done.stdout.splitlines()]
+    shares = [float(share.rstrip("%")) / 100 for share, _ in printed]
+    assert {label: share for share, (_, label) in zip(shares, printed, strict=True)} == pytest.approx(
+        expected, abs=tolerance
+    )
+    assert shares == sorted(shares, reverse=True)
+    assert max(expected.values()) - min(expected.values()) > 4 * tolerance  # or the test could not tell
+
+
+def test_card_describes_the_file(tflite):
+    recipe = {"seed": 7, "pruning": {"dense": {"keep": 0.5}}}
+    card = render.model_card(comparison(DENSE), RUN, recipe, tflite["uint8"], 16)
+    assert "| input | 1 × 16 × 24 × 3 | uint8 | RGB pixels 0..255, quantized: scale 1.0, zero point 0 |" in card
+    assert "| output | 1 × 3 | uint8 | logits in the order of `labels.txt`, quantized: scale 0." in card
+    assert "| latency of one image | 2.00 ms median, 2.50 ms 90th percentile |" in card
+    assert "| measured on | Test CPU, 1 thread |" in card
+    assert "```yaml\nseed: 7\npruning:\n  dense:\n    keep: 0.5\n```" in card
+    assert "Apache License 2.0" in card
+    plain = render.model_card(comparison(DENSE), RUN, {}, tflite["float32"], 16)
+    assert "| input | 1 × 16 × 24 × 3 | float32 | RGB pixels 0..255 |\n| output | 1 × 3 | float32 | logits in" in plain
+
+
+# Stage
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch, tflite):
+    """What the stage reads: four variants, of which channels-int8 is the smallest that qualifies."""
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(
+        "seed: 7\ndataset: {name: mnist5k}\nbackbone: {name: bit-tiny}\n"
+        "pruning: {dense: {method: none}, channels: {method: channels, keep: 0.25}}\n"
+        "quantization: {float32: {scheme: float32}, int8: {scheme: int8, calibration_images: 9}}\n"
+    )
+    variants = (
+        DENSE,
+        variant("dense-int8", size_bytes=300),
+        variant("channels-float32", size_bytes=400, latency_ms_p50=1.0),
+        variant("channels-int8", size_bytes=100, accuracy=0.8, validation_accuracy=0.885, latency_ms_p50=0.5),
+        # Of a pruning that params.yaml no longer holds.
+        variant("removed-int8", size_bytes=1),
+    )
+    write_metrics(Path("metrics"), *variants)
+    for name in ("finetune", "prune/dense", "prune/channels"):
+        write_json(Path("metrics") / f"{name}.json", RUN.finetuned)
+    write_json(Path("models/finetuned/architecture.json"), {"image_size": IMAGE_SIZE, "labels": LABELS})
+    for v in variants:
+        write_csv(Path("plots/evaluate") / v.name / "predictions.csv", ["actual", "predicted"], many_predictions())
+        Path("models/tflite").mkdir(exist_ok=True)
+        file = tflite["uint8" if v.quantization == "int8" else "float32"]
+        Path(f"models/tflite/{v.name}.tflite").write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def outputs():
+    names = ["metrics/summary.json", "plots/tradeoff.csv", "plots/tradeoff.png", "report.html"]
+    names += [f"models/release/{name}" for name in ("model.tflite", "labels.txt", "README.md")]
+    return {name: Path(name).read_bytes() for name in names}
+
+
+def test_stage(workspace, capsys):
+    compare.main()
+    assert json.loads(Path("metrics/summary.json").read_text())["selected"] == "channels-int8"
+    rows = read_csv(Path("plots/tradeoff.csv"))
+    assert [row["variant"] for row in rows] == ["dense-float32", "dense-int8", "channels-float32", "channels-int8"]
+    assert Path("models/release/model.tflite").read_bytes() == Path("models/tflite/channels-int8.tflite").read_bytes()
+    assert Path("models/release/labels.txt").read_text() == "daisy\ndandelion\nrose\n"
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines if line.startswith(">")] == [[">", "channels-int8", "80.0"]]
+    assert "removed" not in Path("report.html").read_text()
+
+
+def test_card_holds_the_params_that_made_the_model(workspace):
+    compare.main()
+    (block,) = re.findall(r"```yaml\n(.*?)```", Path("models/release/README.md").read_text(), re.DOTALL)
+    made_with = YAML(typ="safe").load(block)
+    asked = load()
+    assert list(made_with["pruning"]) == ["channels"] and list(made_with["quantization"]) == ["int8"]
+    again = Params.model_validate({**made_with, "compare": {"baseline": "channels-int8"}})
+    assert again.pruning["channels"] == asked.pruning["channels"]
+    assert again.quantization["int8"] == asked.quantization["int8"]
+    assert (again.seed, again.finetune, again.backbone) == (asked.seed, asked.finetune, asked.backbone)
+
+
+def test_stage_gives_the_same_bytes_again(workspace):
+    compare.main()
+    first = outputs()
+    compare.main()
+    assert outputs() == first
+
+
+def test_stage_that_fails_leaves_the_release_as_it_was(workspace):
+    compare.main()
+    before = outputs()
+    Path("metrics/benchmark/dense-int8.json").unlink()
+    with pytest.raises(ValueError, match=r"^metrics/benchmark/dense-int8\.json is missing: run `dvc repro`$"):
+        compare.main()
+    assert outputs() == before
+
+
+def test_release_is_whole_or_not_at_all(tmp_path):
+    (tmp_path / "model").write_bytes(b"new")
+    release = tmp_path / "release"
+    release.mkdir()
+    (release / "model.tflite").write_bytes(b"old")
+    with pytest.raises(TypeError):
+        compare.write_release(release, tmp_path / "model", LABELS, card=None)
+    assert [(path.name, path.read_bytes()) for path in release.iterdir()] == [("model.tflite", b"old")]
+
+
+def test_stage_imports_neither_tensorflow_nor_pyplot():
+    code = "import sys, stages.compare; print({'tensorflow', 'matplotlib.pyplot'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

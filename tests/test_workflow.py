@@ -1,0 +1,177 @@
+"""The whole pipeline through DVC, in a copy of the project, on twelve images of three colours."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+PROJECT = Path(__file__).parents[1]
+VARIANTS = {f"{p}-{q}" for p in ("dense", "channels") for q in ("float32", "small")}
+PARAMS = {
+    "seed": 0,
+    "dataset": {"name": "images", "validation": 0.2, "test": 0.2},
+    "backbone": {"name": "bit-tiny"},
+    "finetune": {"steps": 2, "batch_size": 8, "image_size": 16, "resize": 16},
+    "pruning": {"dense": {"method": "none"}, "channels": {"method": "channels", "keep": 0.5, "steps": 0}},
+    "quantization": {"float32": {"scheme": "float32"}, "small": {"scheme": "dynamic"}},
+    "benchmark": {"threads": 1, "warmup_runs": 1, "runs": 5},
+    "compare": {"baseline": "dense-float32", "max_accuracy_drop": 1.0, "objective": "size"},
+}
+
+
+class Clone:
+    """A copy of the project in a folder of its own, under git, with a params.yaml of its own."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        names = subprocess.check_output(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=PROJECT, text=True
+        )
+        for name in filter(None, names.split("\0")):
+            if (PROJECT / name).exists() and not name.startswith(("metrics/", "plots/", "dvc.lock", "tests/")):
+                (directory / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(PROJECT / name, directory / name)
+        self.run("git", "init", "-q")
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Standard output and error of `command`, run with this Python's programs first on the PATH."""
+        done = subprocess.run(
+            command,
+            cwd=self.directory,
+            check=False,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={
+                **os.environ,
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+                **{f"GIT_{who}_{what}": "test@test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+            },
+        )
+        assert not check or done.returncode == 0, done.stdout
+        return done.stdout
+
+    def repro(self, *options: str) -> set[str]:
+        """Run `dvc repro` and return the names of the stages that it ran."""
+        return set(re.findall(r"^Running stage '(.+)':$", self.run("dvc", "repro", *options), re.MULTILINE))
+
+    def would_run(self, params: dict) -> set[str]:
+        """The stages that `dvc repro` would run first of all with other params; params.yaml is left as it was."""
+        before = (self.directory / "params.yaml").read_text()
+        self.write_params(params)
+        try:
+            return self.repro("--dry")
+        finally:
+            (self.directory / "params.yaml").write_text(before)
+
+    def write_params(self, params: dict) -> None:
+        (self.directory / "params.yaml").write_text(yaml.safe_dump(params))
+
+    def commit(self) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-q", "-m", "a run")
+
+    def json(self, name: str) -> dict:
+        return json.loads((self.directory / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Clone:
+    """The project after `dvc repro` on PARAMS, committed."""
+    clone = Clone(tmp_path_factory.mktemp("clone"))
+    random = np.random.default_rng(0)
+    for channel, name in enumerate(("blue", "green", "red")):
+        (clone.directory / "images" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = random.integers(80, size=(20, 24, 3), dtype=np.uint8)
+            pixels[..., channel] += 150
+            Image.fromarray(pixels).save(clone.directory / "images" / name / f"{number}.png")
+    clone.write_params(PARAMS)
+    clone.ran = clone.repro()
+    clone.commit()
+    return clone
+
+
+def stages(name: str, variants: set[str]) -> set[str]:
+    return {f"{name}@{variant}" for variant in variants}
+
+
+def test_a_run_makes_every_output_of_every_variant(clone):
+    variant_stages = set().union(*(stages(name, VARIANTS) for name in ("convert", "evaluate", "benchmark")))
+    assert clone.ran == {
+        "download@dataset", "download@backbone", "finetune", "prune@dense", "prune@channels", "compare", *variant_stages
+    }  # fmt: skip
+    for kind in ("evaluate", "benchmark"):
+        files = {path.stem: json.loads(path.read_text()) for path in (clone.directory / "metrics" / kind).iterdir()}
+        assert set(files) == VARIANTS
+        assert len({tuple(sorted(metrics)) for metrics in files.values()}) == 1, "columns of metrics show differ"
+    released = clone.directory / "models" / "release"
+    selected = clone.json("metrics/summary.json")["selected"]
+    assert (released / "model.tflite").read_bytes() == (
+        clone.directory / f"models/tflite/{selected}.tflite"
+    ).read_bytes()
+    assert (released / "labels.txt").read_text().split() == ["blue", "green", "red"]
+    assert (clone.directory / "report.html").stat().st_size > 0
+
+
+def test_a_second_run_does_nothing(clone):
+    assert clone.repro() == set()
+    assert "up to date" in clone.run("dvc", "status")
+
+
+def test_an_added_entry_runs_its_own_stages_only(clone):
+    added = {**PARAMS, "quantization": {**PARAMS["quantization"], "half": {"scheme": "float16"}}}
+    own = {"dense-half", "channels-half"}
+    ran = clone.would_run(added)
+    assert stages("convert", own) <= ran
+    assert ran <= stages("convert", own) | stages("evaluate", own) | stages("benchmark", own) | {"compare"}
+
+
+@pytest.mark.parametrize(("changed", "kept"), [("dataset", "backbone"), ("backbone", "dataset")])
+def test_data_set_and_backbone_are_fetched_apart(clone, changed, kept):
+    other = {"dataset": {**PARAMS["dataset"], "test": 0.3}, "backbone": {"name": "bit-tiny-untrained"}}[changed]
+    ran = clone.would_run({**PARAMS, changed: other})
+    assert f"download@{changed}" in ran
+    assert f"download@{kept}" not in ran
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "named"),
+    [
+        ("finetun", {}, "finetun"),
+        ("quantization", {"float32": {"scheme": "float33"}}, "quantization.float32"),
+        ("pruning", {"Dense": {"method": "none"}}, "Dense"),
+    ],
+)
+def test_bad_params_stop_the_run_before_any_work(clone, section, value, named):
+    clone.write_params({**PARAMS, section: value})
+    output = clone.run("dvc", "repro", check=False)
+    clone.write_params(PARAMS)
+    assert re.search(rf"^params.yaml: .*{named}", output, re.MULTILINE), output
+    assert "Traceback" not in output
+    assert clone.run("git", "status", "--porcelain", "metrics", "plots", "dvc.lock") == ""
+
+
+def test_a_changed_scheme_reruns_what_hangs_on_it_and_shows_in_metrics_diff(clone):
+    before = clone.json("metrics/evaluate/dense-small.json")["size_bytes"]
+    clone.write_params({**PARAMS, "quantization": {**PARAMS["quantization"], "small": {"scheme": "float16"}}})
+    changed = {"dense-small", "channels-small"}
+    assert clone.repro() == (
+        stages("convert", changed) | stages("evaluate", changed) | stages("benchmark", changed) | {"compare"}
+    )
+    after = clone.json("metrics/evaluate/dense-small.json")["size_bytes"]
+    assert after > before
+    rows = [re.split(r"\s+", line) for line in clone.run("dvc", "metrics", "diff").splitlines()]
+    assert ["dense-small.json", "size_bytes", str(before), str(after), str(after - before)] in [
+        [Path(row[0]).name, *row[1:5]] for row in rows
+    ]
+    assert not any("dense-float32" in row[0] for row in rows)
+    assert "quantization.small.scheme" in clone.run("dvc", "params", "diff")
