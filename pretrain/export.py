@@ -1,9 +1,9 @@
 """Write the pretrained trunk as bit-tiny.npz, and where it comes from as bit-tiny.json.
 
-    PYTHONPATH=.. python export.py
+    cd restart; PYTHONPATH=../.. python ../export.py
 
-params.yaml, data/dataset, models/finetuned -> bit-tiny.npz, bit-tiny.json. Weights are stored as float16, and the
-accuracies given are those of the rounded weights.
+params.yaml of both rounds, data/dataset, models/finetuned -> ../bit-tiny.npz, ../bit-tiny.json. Weights are stored as
+float16, and the accuracies given are those of the rounded weights.
 """
 
 import platform
@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from stages.artifacts import FINETUNED, whole, write_json
 from stages.bit import model, network, training
@@ -21,25 +22,29 @@ from stages.scores import accuracy
 
 
 def main() -> None:
-    params = load()
+    rounds = [load(Path("../params.yaml")), load()]
+    source = tfds.builder(rounds[0].dataset.name)
     bit = model.load(FINETUNED)
     stored = {name: value.astype(np.float16) for name, value in bit.weights.items()}
     rounded = bit.with_weights({name: value.astype(np.float32) for name, value in stored.items()})
-    network_ = network.build(rounded)
+    keras_model = network.build(rounded)
     accuracies = {}
     for split in ("validation", "test"):
         images, labels = dataset.read(split, bit.architecture.image_size)
-        accuracies[split] = accuracy(training.predict(network_, images), labels)
+        accuracies[split] = accuracy(training.predict(keras_model, images), labels)
 
-    with whole(Path("bit-tiny.npz")) as temporary:
+    with whole(Path("../bit-tiny.npz")) as temporary:
         np.savez_compressed(temporary, **dict(sorted(stored.items())))
     write_json(
-        Path("bit-tiny.json"),
+        Path("../bit-tiny.json"),
         {
             "architecture": asdict(bit.architecture) | {"parameters": bit.parameters, "macs": bit.macs},
-            "dataset": {"name": params.dataset.name, "images": {s: dataset.count(s) for s in dataset.SPLITS}},
-            "recipe": params.finetune.model_dump(),
-            "seed": params.seed,
+            "dataset": {
+                "name": source.name,
+                "version": str(source.version),
+                "images": {s: dataset.count(s) for s in dataset.SPLITS},
+            },
+            "rounds": [{"seed": each.seed, **each.finetune.model_dump()} for each in rounds],
             "accuracy": accuracies,
             "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
             "libraries": {name: version(name) for name in ("tensorflow", "tf-keras", "numpy", "pillow")},

@@ -11,6 +11,7 @@ Stage modules read params, load, call and save. What they call lies in
     report/       comparison of variants: selection, pictures, HTML, model card
 """
 
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -27,6 +28,10 @@ class InputError(ValueError):
 
 def run(main: Callable[..., None]) -> None:
     """Call a stage's `main` with the command line's arguments. An InputError ends it with one line, exit code 1."""
+    try:
+        inspect.signature(main).bind(*sys.argv[1:])
+    except TypeError:
+        sys.exit(sys.modules["__main__"].__doc__)
     try:
         main(*sys.argv[1:])
     except InputError as error:

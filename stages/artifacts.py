@@ -5,9 +5,13 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 # The outputs of each stage, as dvc.yaml lists them. A variant's own lie below these under its name.
 DATASET = Path("data/dataset")
@@ -29,14 +33,26 @@ def whole(path: Path) -> Iterator[Path]:
     If the block raises, or the process dies, what `path` held before stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for abandoned in path.parent.glob(f".{path.name}-*"):  # by a process that was killed
+        shutil.rmtree(abandoned)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         yield scratch / path.name
-        if path.is_dir():
-            shutil.rmtree(path)
+        (scratch / path.name).lstat()  # raises before the old is touched
+        if path.is_dir():  # which os.replace does not replace; moved, it is never seen half deleted
+            os.replace(path, scratch / f"{path.name}-replaced")
         os.replace(scratch / path.name, path)
     finally:
         shutil.rmtree(scratch)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file. Raises ValueError if it is none, is damaged or holds pickled objects."""
+    try:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"no .npz file, or a damaged one: {error}") from error
 
 
 def write_json(path: Path, content: Mapping) -> None:
@@ -47,7 +63,7 @@ def write_json(path: Path, content: Mapping) -> None:
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping]) -> None:
     """Write a header of `columns` and `rows`, which have just these keys."""
-    with whole(path) as temporary, temporary.open("w", newline="") as file:
+    with whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -55,5 +71,5 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping]) -> No
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a file that `write_csv` wrote."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

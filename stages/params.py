@@ -153,12 +153,12 @@ def load(path: Path = Path("params.yaml")) -> Params:
     try:
         # DVC reads YAML 1.2; PyYAML reads 1.1, where 1e-3 is a string and `on` a boolean.
         content = YAML(typ="safe", pure=True).load(path)
-    except (OSError, YAMLError) as error:
+    except (OSError, ValueError, YAMLError) as error:
         sys.exit(f"{path} cannot be read: {' '.join(str(error).split())}")
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        sys.exit(f"{path}: {_first_problem(error, content)}")
+        sys.exit(f"{path}: {' '.join(_first_problem(error, content).split())}")
 
 
 def _first_problem(error: ValidationError, content: Any) -> str:

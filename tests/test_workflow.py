@@ -63,12 +63,12 @@ class Clone:
         """Run `dvc repro` and return the names of the stages that it ran."""
         return set(re.findall(r"^Running stage '(.+)':$", self.run("dvc", "repro", *options), re.MULTILINE))
 
-    def would_run(self, params: dict) -> set[str]:
-        """The stages that `dvc repro` would run first of all with other params; params.yaml is left as it was."""
+    def changed_by(self, params: dict) -> set[str]:
+        """The stages that `dvc status` calls changed with other params; params.yaml is left as it was."""
         before = (self.directory / "params.yaml").read_text()
         self.write_params(params)
         try:
-            return self.repro("--dry")
+            return set(json.loads(self.run("dvc", "status", "--json")))
         finally:
             (self.directory / "params.yaml").write_text(before)
 
@@ -130,17 +130,17 @@ def test_a_second_run_does_nothing(clone):
 def test_an_added_entry_runs_its_own_stages_only(clone):
     added = {**PARAMS, "quantization": {**PARAMS["quantization"], "half": {"scheme": "float16"}}}
     own = {"dense-half", "channels-half"}
-    ran = clone.would_run(added)
-    assert stages("convert", own) <= ran
-    assert ran <= stages("convert", own) | stages("evaluate", own) | stages("benchmark", own) | {"compare"}
+    assert clone.changed_by(added) == (
+        stages("convert", own) | stages("evaluate", own) | stages("benchmark", own) | {"compare"}
+    )
 
 
 @pytest.mark.parametrize(("changed", "kept"), [("dataset", "backbone"), ("backbone", "dataset")])
 def test_data_set_and_backbone_are_fetched_apart(clone, changed, kept):
     other = {"dataset": {**PARAMS["dataset"], "test": 0.3}, "backbone": {"name": "bit-tiny-untrained"}}[changed]
-    ran = clone.would_run({**PARAMS, changed: other})
-    assert f"download@{changed}" in ran
-    assert f"download@{kept}" not in ran
+    stages_changed = clone.changed_by({**PARAMS, changed: other})
+    assert f"download@{changed}" in stages_changed
+    assert f"download@{kept}" not in stages_changed
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import requests
 from tqdm import tqdm
 
 from stages import InputError
+from stages.artifacts import read_npz
 from stages.bit.model import HEAD, Bit, untrained
 from stages.params import Backbone
 
@@ -45,15 +46,22 @@ def fetch(params: Backbone, *, seed: int = 0) -> Bit:
 
 
 def _from_weights(name: str, weights: dict[str, np.ndarray]) -> Bit:
-    trunk = {key: value.astype(np.float32) for key, value in weights.items() if not key.startswith(HEAD)}
+    trunk = {key: value for key, value in weights.items() if not key.startswith(HEAD)}
+    for key, value in trunk.items():
+        if value.dtype.kind != "f":
+            raise InputError(f"backbone.name is {name!r}, of whose weights {key} is of type {value.dtype}")
     root = trunk.get("resnet/root_block/standardized_conv2d/kernel")
     units = sorted({m.groups() for key in trunk if (m := re.match(r"resnet/block(\d+)/unit(\d+)/", key))})
-    if root is None or not units:
+    if root is None or root.ndim != 4 or not units:
         raise InputError(f"backbone.name is {name!r}, whose weights are not named as BiT's: {sorted(weights)[:3]} ...")
     small = root.shape[0] == BIT_TINY_SHAPE["root"]
     counts = tuple(sum(block == number for block, _ in units) for number in sorted({block for block, _ in units}))
     published = {"groups": 32, "root": 7, "pool": True, "image_size": (224, 224)}
     shape = BIT_TINY_SHAPE if small else published
+    if root.shape[-1] % shape["groups"]:
+        raise InputError(
+            f"backbone.name is {name!r}, whose {root.shape[-1]} filters don't fill {shape['groups']} groups"
+        )
     expected = untrained(name, seed=0, **{**shape, "filters": root.shape[-1], "units": counts})
     for problem, keys in {
         "missing": expected.weights.keys() - trunk.keys(),
@@ -62,15 +70,14 @@ def _from_weights(name: str, weights: dict[str, np.ndarray]) -> Bit:
     }.items():
         if keys:
             raise InputError(f"backbone.name is {name!r}, of whose weights {len(keys)} are {problem}: {min(keys)}")
-    return Bit(expected.architecture, trunk)
+    return Bit(expected.architecture, {key: value.astype(np.float32) for key, value in trunk.items()})
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def _read_npz(path: Path, source: str = "") -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        return read_npz(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"backbone weights {path} can't be read: {error}") from error
+        raise InputError(f"backbone weights {source or path} can't be read: {error}") from error
 
 
 def _download_npz(address: str) -> dict[str, np.ndarray]:
@@ -87,11 +94,16 @@ def _download_npz(address: str) -> dict[str, np.ndarray]:
                 f"{address} can't be fetched ({error}); download it elsewhere and give its path as backbone.name"
             ) from error
         file.flush()
-        return _read_npz(Path(file.name))
+        return _read_npz(Path(file.name), address)
 
 
 def _read_saved_model(name: str) -> dict[str, np.ndarray]:
     import tensorflow as tf  # which the other sources do not need
     import tensorflow_hub as hub
 
-    return {v.name.removesuffix(":0"): v.numpy() for v in tf.saved_model.load(hub.resolve(name)).variables}
+    try:
+        variables = tf.saved_model.load(hub.resolve(name)).variables
+    except (OSError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"backbone.name is {name!r}, which can't be read as a SavedModel of BiT: {reason}") from error
+    return {v.name.removesuffix(":0"): v.numpy() for v in variables}

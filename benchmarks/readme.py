@@ -1,0 +1,85 @@
+"""Bring README.md up to date: run its commands in a clean clone, and write the tables from metrics and dvc.yaml.
+
+    python benchmarks/readme.py
+
+Every `$` line of a ```console block is run, in order, and what it prints replaces what stands below it. The clone is of
+the last commit, with the outputs of its `dvc repro`.
+"""
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+PROJECT = Path(__file__).parents[1]
+README = PROJECT / "README.md"
+
+
+def main() -> None:
+    text = README.read_text()
+    text = between(text, "results", results(PROJECT / "plots/tradeoff.csv"))
+    text = between(text, "stages", stages(PROJECT / "dvc.yaml"))
+    clone = Path(tempfile.mkdtemp()) / "clone"
+    try:
+        subprocess.run(["git", "clone", "--quiet", PROJECT, clone], check=True)
+        # What `dvc repro` has made already is in the cache.
+        shutil.copytree(PROJECT / ".dvc/cache", clone / ".dvc/cache")
+        run("dvc checkout --quiet", clone)
+        text = re.sub(r"(?<=```console\n).*?(?=```)", lambda block: transcript(block[0], clone), text, flags=re.DOTALL)
+    finally:
+        shutil.rmtree(clone.parent)
+    README.write_text(text)
+
+
+def between(text: str, name: str, content: str) -> str:
+    """`text` with what stands between the comments of this name replaced."""
+    return re.sub(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end of {name} -->)", lambda _: content, text, flags=re.DOTALL)
+
+
+def results(tradeoff: Path) -> str:
+    """The variants as a Markdown table, the selected one in bold."""
+    lines = ["| variant | accuracy | agreement | size | gzip | latency |", "|---|--:|--:|--:|--:|--:|"]
+    for row in csv.DictReader(tradeoff.read_text().splitlines()):
+        size, gzip = (f"{int(row[key]) / 1e6:.2f} MB" for key in ("size_bytes", "gzip_bytes"))
+        accuracy, agreement = (f"{float(row[key]):.1%}" for key in ("accuracy", "agreement"))
+        cells = [row["variant"], accuracy, agreement, size, gzip, f"{float(row['latency_ms_p50']):.2f} ms"]
+        mark = "**" if row["selected"] == "true" else ""
+        lines.append("| " + " | ".join(f"{mark}{cell}{mark}" for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def stages(dvc_yaml: Path) -> str:
+    """A row of a Markdown table for each stage, from its desc."""
+    described = yaml.safe_load(dvc_yaml.read_text())["stages"].items()
+    return "".join(f"| {name} | {stage.get('do', stage)['desc']} |\n" for name, stage in described)
+
+
+def transcript(block: str, clone: Path) -> str:
+    """The commands of a console block with what they print now."""
+    lines = []
+    for command in re.findall(r"^\$ (.*)$", block, re.MULTILINE):
+        print("$", command, flush=True)
+        lines += [f"$ {command}", *run(command, clone).splitlines()]
+        while "queue start" in command and re.search("Queued|Running", run("dvc queue status", clone)):
+            time.sleep(5)
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def run(command: str, clone: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "COLUMNS": "150", "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(
+        command, shell=True, cwd=clone, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from stages.artifacts import read_csv, whole, write_csv, write_json
+
+
+def write_file(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+
+def write_directory(path: Path, content: str) -> None:
+    write_file(path / "below" / content, content)
+
+
+def tree(directory: Path) -> dict[str, str | None]:
+    """All that lies in `directory`, hidden entries too: text of files, None for directories."""
+    return {
+        str(path.relative_to(directory)): path.read_text() if path.is_file() else None for path in directory.rglob("*")
+    }
+
+
+@pytest.fixture
+def expected(tmp_path_factory, write):
+    """The tree of a directory whose one entry `out` was written in peace."""
+
+    def tree_of(content):
+        directory = tmp_path_factory.mktemp("expected")
+        write(directory / "out", content)
+        return tree(directory)
+
+    return tree_of
+
+
+WRITERS = pytest.mark.parametrize("write", [write_file, write_directory])
+
+
+@WRITERS
+def test_success_makes_the_path_and_its_parents(tmp_path, write, expected):
+    with whole(tmp_path / "a" / "b" / "out") as temporary:
+        write(temporary, "new")
+        assert not (tmp_path / "a" / "b" / "out").exists()
+    assert tree(tmp_path / "a" / "b") == expected("new")
+
+
+@WRITERS
+def test_success_replaces_all_of_the_old(tmp_path, write, expected):
+    write(tmp_path / "out", "old")
+    with whole(tmp_path / "out") as temporary:
+        write(temporary, "new")
+    assert tree(tmp_path) == expected("new")
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@WRITERS
+def test_exception_leaves_the_old_and_no_litter(tmp_path, write, error, expected):
+    write(tmp_path / "out", "old")
+    with pytest.raises(error), whole(tmp_path / "out") as temporary:
+        write(temporary, "half")
+        raise error
+    assert tree(tmp_path) == expected("old")
+
+
+@WRITERS
+def test_exception_before_the_first_output_leaves_nothing(tmp_path, write):
+    with pytest.raises(ValueError), whole(tmp_path / "out") as temporary:
+        write(temporary, "half")
+        raise ValueError
+    assert tree(tmp_path) == {}
+
+
+@WRITERS
+def test_block_that_writes_nothing_leaves_the_old(tmp_path, write, expected):
+    write(tmp_path / "out", "old")
+    with pytest.raises(OSError), whole(tmp_path / "out"):
+        pass
+    assert tree(tmp_path) == expected("old")
+
+
+@WRITERS
+def test_killed_process_leaves_the_old_and_the_next_one_cleans_up(tmp_path, write, expected):
+    write(tmp_path / "out", "old")
+    child = os.fork()
+    if not child:
+        with whole(tmp_path / "out") as temporary:
+            write(temporary, "half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert {name: text for name, text in tree(tmp_path).items() if not name.startswith(".")} == expected("old")
+    with whole(tmp_path / "out") as temporary:
+        write(temporary, "new")
+    assert tree(tmp_path) == expected("new")
+
+
+def test_json_has_the_same_bytes_in_whatever_order(tmp_path):
+    write_json(tmp_path / "a.json", {"b": 0.1, "a": (1, 2), "c": {"z": None, "y": "ä"}})
+    write_json(tmp_path / "b.json", {"c": {"y": "ä", "z": None}, "a": [1, 2], "b": 0.1})
+    content = (tmp_path / "a.json").read_bytes()
+    assert content == (tmp_path / "b.json").read_bytes()
+    assert content.endswith(b"}\n")
+    assert json.loads(content) == {"a": [1, 2], "b": 0.1, "c": {"y": "ä", "z": None}}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_json_refuses_what_json_lacks(tmp_path, value):
+    write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"a": value})
+    assert tree(tmp_path) == {"a.json": '{\n  "a": 1\n}\n'}
+
+
+def test_csv_comes_back_as_text(tmp_path):
+    rows = [
+        {"actual": "rose, red", "predicted": 'a "quoted" one'},
+        {"actual": "two\nlines", "predicted": " ä "},
+        {"actual": "", "predicted": 0.1},
+    ]
+    write_csv(tmp_path / "rows.csv", ("actual", "predicted"), iter(rows))
+    assert read_csv(tmp_path / "rows.csv") == [{key: str(value) for key, value in row.items()} for row in rows]
+    content = (tmp_path / "rows.csv").read_bytes()
+    assert content.startswith(b"actual,predicted\n")
+    assert b"\r" not in content and " ä ".encode() in content
+
+
+def test_csv_without_rows_has_its_header(tmp_path):
+    write_csv(tmp_path / "rows.csv", ("step", "loss"), [])
+    assert (tmp_path / "rows.csv").read_text() == "step,loss\n"
+    assert read_csv(tmp_path / "rows.csv") == []
+
+
+def test_csv_with_an_unknown_column_leaves_the_old(tmp_path):
+    write_csv(tmp_path / "rows.csv", ("step",), [{"step": 1}])
+    with pytest.raises(ValueError):
+        write_csv(tmp_path / "rows.csv", ("step",), [{"step": 2}, {"step": 3, "loss": 0.5}])
+    assert tree(tmp_path) == {"rows.csv": "step\n1\n"}

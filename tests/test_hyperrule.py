@@ -1,0 +1,95 @@
+import pytest
+
+from stages.bit import hyperrule
+from stages.bit.hyperrule import Recipe, learning_rate, recipe
+from stages.params import Finetune
+
+SMALL, LARGE = 32 * 32, 500 * 400
+
+
+@pytest.mark.parametrize(
+    ("examples", "steps", "warmup", "decays", "mixup"),
+    [
+        (1, 500, 100, (200, 300, 400), 0.0),
+        (19_999, 500, 100, (200, 300, 400), 0.0),
+        (20_000, 10_000, 500, (3000, 6000, 9000), 0.1),
+        (499_999, 10_000, 500, (3000, 6000, 9000), 0.1),
+        (500_000, 20_000, 500, (6000, 12_000, 18_000), 0.1),
+        (14_000_000, 20_000, 500, (6000, 12_000, 18_000), 0.1),
+    ],
+)
+def test_published_schedule(examples, steps, warmup, decays, mixup):
+    rule = recipe(Finetune(), image_area=LARGE, examples=examples)
+    assert (rule.steps, rule.warmup, rule.decays, rule.mixup) == (steps, warmup, decays, mixup)
+    assert (rule.batch_size, rule.learning_rate, rule.weight_decay) == (512, 0.003, 0.0)
+    assert rule.flip
+    assert hyperrule.MOMENTUM == 0.9
+
+
+@pytest.mark.parametrize(
+    ("area", "resize", "crop"),
+    [(28 * 28, 160, 128), (96 * 96 - 1, 160, 128), (96 * 96, 512, 480), (4000 * 3000, 512, 480)],
+)
+def test_published_resolution(area, resize, crop):
+    rule = recipe(Finetune(), image_area=area, examples=1000)
+    assert (rule.resize, rule.image_size) == (resize, crop)
+
+
+@pytest.mark.parametrize(("area", "size", "resize"), [(SMALL, 32, 40), (SMALL, 224, 280), (LARGE, 240, 256)])
+def test_other_image_size_keeps_the_rule_s_margin(area, size, resize):
+    rule = recipe(Finetune(image_size=size), image_area=area, examples=1000)
+    assert (rule.resize, rule.image_size) == (resize, size)
+
+
+@pytest.mark.parametrize(
+    ("steps", "examples", "warmup", "decays"),
+    [
+        (300, 3500, 60, (120, 180, 240)),
+        (6400, 48_000, 320, (1920, 3840, 5760)),
+        (40_000, 500_000, 1000, (12_000, 24_000, 36_000)),
+        (7, 3500, 1, (2, 4, 5)),
+        (0, 3500, 0, (0, 0, 0)),
+    ],
+)
+def test_other_steps_stretch_the_schedule(steps, examples, warmup, decays):
+    run = recipe(Finetune(steps=steps), image_area=SMALL, examples=examples)
+    assert (run.steps, run.warmup, run.decays) == (steps, warmup, decays)
+
+
+def test_what_params_say_overrides_the_rule():
+    params = Finetune(
+        steps=50, batch_size=8, learning_rate=0.5, image_size=24, resize=30, mixup=0.3, flip=False, weight_decay=0.01
+    )
+    assert recipe(params, image_area=LARGE, examples=1_000_000) == Recipe(
+        steps=50, batch_size=8, learning_rate=0.5, resize=30, image_size=24, warmup=1, decays=(15, 30, 45), mixup=0.3,
+        flip=False, weight_decay=0.01,
+    )  # fmt: skip
+
+
+def test_zero_is_no_auto():
+    run = recipe(Finetune(steps=0, mixup=0.0), image_area=LARGE, examples=1_000_000)
+    assert (run.steps, run.mixup) == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("examples", "steps"), [(3500, "auto"), (30_000, "auto"), (500_000, "auto"), (3500, 300), (3500, 7), (30_000, 3)]
+)
+def test_learning_rate_of_every_step(examples, steps):
+    run = recipe(Finetune(steps=steps, learning_rate=0.03), image_area=SMALL, examples=examples)
+    rate, rates = 0.0, []
+    for step in range(run.steps):
+        if step < run.warmup:
+            rate += 0.03 / run.warmup
+        elif step == run.warmup:
+            rate = 0.03
+        if step in run.decays:
+            rate /= 10
+        rates.append(rate)
+    assert [learning_rate(step, run) for step in range(run.steps)] == pytest.approx(rates, rel=1e-9)
+
+
+def test_learning_rate_at_the_corners_of_the_rule():
+    run = recipe(Finetune(), image_area=SMALL, examples=5000)
+    rates = {0: 0.00003, 49: 0.0015, 99: 0.003, 100: 0.003, 199: 0.003, 200: 0.0003, 299: 0.0003, 300: 0.00003}
+    rates |= {399: 0.00003, 400: 0.000003, 499: 0.000003}
+    assert {step: learning_rate(step, run) for step in rates} == pytest.approx(rates)

@@ -1,0 +1,206 @@
+"""The Keras network against BiT's definition, written anew in NumPy."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.lib.stride_tricks import sliding_window_view
+
+from stages.bit import network
+from stages.bit.backbones import BIT_TINY_SHAPE
+from stages.bit.model import HEAD, fold, standardize, untrained, with_head
+
+PUBLISHED = {"filters": 32, "units": (1, 2), "groups": 32, "root": 7, "pool": True}
+TINY = {**BIT_TINY_SHAPE, "units": (1, 2)}
+SMALL = {"filters": 8, "units": (1, 2), "groups": 4, "root": 3, "pool": False, "image_size": (16, 16)}
+NORMS = [network.GroupNorm, network.PerChannelGroupNorm]
+
+
+def bit_of(shape, seed=0, **changes):
+    """A BiT with random weights also where a fresh one has ones and zeros, and with kernels of other than mean 0."""
+    bit = untrained("bit-test", seed=seed, **{**shape, **changes})
+    bit = with_head(bit, ("a", "b", "c", "d", "e"), bit.architecture.image_size)
+    random = np.random.default_rng(seed + 1)
+
+    def lively(value):
+        return (value + 0.3 * random.standard_normal(value.shape) + 0.1).astype(np.float32)
+
+    return bit.with_weights({name: lively(value) for name, value in bit.weights.items()})
+
+
+def pixels_of(bit, count=2):
+    return np.random.default_rng(9).integers(256, size=(count, *bit.architecture.image_size, 3)).astype(np.float32)
+
+
+def assert_close(actual, expected, tolerance=1e-4):
+    assert actual.shape == expected.shape
+    assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
+
+
+# BiT in NumPy, float64: arXiv:1912.11370 and the constants of google-research/big_transfer.
+
+
+def std_conv(x, kernel, stride=1):
+    kernel = kernel.astype(np.float64)
+    kernel = (kernel - kernel.mean((0, 1, 2))) / np.sqrt(kernel.var((0, 1, 2)) + 1e-10)
+    side = len(kernel)
+    windows = sliding_window_view(padded(x, side // 2), (side, side), axis=(1, 2))[:, ::stride, ::stride]
+    return np.tensordot(windows, kernel, axes=([3, 4, 5], [2, 0, 1]))
+
+
+def padded(x, by):
+    return np.pad(x, ((0, 0), (by, by), (by, by), (0, 0)))
+
+
+def group_norm(x, gamma, beta, groups):
+    batch, height, width, channels = x.shape
+    grouped = x.astype(np.float64).reshape(batch, height, width, groups, channels // groups)
+    mean, variance = grouped.mean((1, 2, 4), keepdims=True), grouped.var((1, 2, 4), keepdims=True)
+    return ((grouped - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape) * gamma + beta
+
+
+def forward(weights, pixels, *, units, groups, pool, **_):
+    def kernel(path):
+        return weights[f"resnet/{path}/standardized_conv2d/kernel"]
+
+    def norm_relu(x, path):
+        return np.maximum(group_norm(x, weights[f"{path}/gamma"], weights[f"{path}/beta"], groups), 0)
+
+    x = std_conv(pixels.astype(np.float64) / 127.5 - 1, kernel("root_block"), stride=2)
+    if pool:
+        x = sliding_window_view(padded(x, 1), (3, 3), axis=(1, 2))[:, ::2, ::2].max((4, 5))
+    for block, count in enumerate(units, start=1):
+        for unit in range(1, count + 1):
+            path = f"block{block}/unit{unit:02d}"
+            stride = 2 if unit == 1 and block > 1 else 1
+            y = norm_relu(x, f"resnet/{path}/a/group_norm")
+            if unit == 1:
+                x = std_conv(y, kernel(f"{path}/a/proj"), stride)
+            y = norm_relu(std_conv(y, kernel(f"{path}/a")), f"resnet/{path}/b/group_norm")
+            y = norm_relu(std_conv(y, kernel(f"{path}/b"), stride), f"resnet/{path}/c/group_norm")
+            x = x + std_conv(y, kernel(f"{path}/c"))
+    x = norm_relu(x, "resnet/group_norm").mean((1, 2))
+    return x @ weights["resnet/head/conv2d/kernel"][0, 0] + weights["resnet/head/conv2d/bias"]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {**PUBLISHED, "image_size": (48, 20)},
+        {**PUBLISHED, "image_size": (33, 29)},
+        TINY,
+        {**TINY, "image_size": (17, 30)},
+    ],
+    ids=["published", "published-odd", "tiny", "tiny-odd"],
+)
+def test_network_is_bit(shape):
+    bit = bit_of(shape)
+    pixels = pixels_of(bit)
+    logits = network.build(bit)(pixels).numpy()
+    assert_close(logits, forward(bit.weights, pixels, **shape))
+    assert np.ptp(logits, axis=0).max() > 0.01  # or the images would not matter
+
+
+@pytest.mark.parametrize("shape", [{**PUBLISHED, "image_size": (33, 29)}, SMALL], ids=["published", "small"])
+def test_lowered_and_folded_networks_are_the_same_function(shape):
+    bit = bit_of(shape)
+    pixels = pixels_of(bit)
+    expected = network.build(bit)(pixels).numpy()
+    assert_close(network.build(fold(bit))(pixels).numpy(), expected)
+    assert_close(network.build(bit, network.PerChannelGroupNorm)(pixels).numpy(), expected)
+    assert_close(network.build(fold(bit), network.PerChannelGroupNorm)(pixels).numpy(), expected)
+
+
+def test_folded_network_is_of_plain_convolutions():
+    layers = network.build(fold(bit_of(SMALL))).layers
+    assert {type(layer) for layer in layers if layer.name.endswith("conv2d")} == {tf.keras.layers.Conv2D}
+
+
+@pytest.mark.parametrize("scale", [1, 1e-5])
+def test_standardisation_has_bits_epsilon(scale):
+    # At the smaller scale epsilon is as large as the variance.
+    kernel = (scale * np.random.default_rng(0).normal(0.5, 1, (3, 3, 4, 6))).astype(np.float32)
+    image = np.random.default_rng(1).normal(size=(1, 5, 7, 4)).astype(np.float32)
+    layer = network.StdConv2D(6, 3, padding="same", use_bias=False)
+    layer.build(image.shape)
+    layer.set_weights([kernel])
+    expected = std_conv(image, kernel)
+    assert_close(layer(image).numpy(), expected)
+    assert_close(tf.nn.conv2d(image, standardize(kernel), 1, "SAME").numpy(), expected)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("groups", [1, 2, 8, 12, 24])
+@pytest.mark.parametrize("scale", [1, 1e-3])
+def test_group_norm(norm, groups, scale):
+    # At the smaller scale epsilon is larger than the variance.
+    random = np.random.default_rng(groups)
+    inputs = (scale * random.normal(random.normal(size=24), 1, (3, 5, 4, 24))).astype(np.float32)
+    layer = norm(groups)
+    layer(inputs)
+    gamma, beta = random.normal(1, 0.5, 24), random.normal(size=24)
+    layer.set_weights([gamma, beta])
+    assert_close(layer(inputs).numpy(), group_norm(inputs, gamma, beta, groups))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_group_norm_of_constants_is_finite(norm):
+    # E[x^2] - E[x]^2 rounds to less than -epsilon for some of them.
+    constants = np.random.default_rng(0).uniform(500, 1500, (32, 1, 1, 1))
+    inputs = (constants * np.ones((1, 7, 7, 6))).astype(np.float32)
+    assert np.abs(norm(2)(inputs).numpy()).max() < 1
+
+
+def test_pixels_are_normalised_to_plus_minus_one():
+    model = network.build(bit_of(SMALL))
+    normalize = tf.keras.Model(model.input, model.get_layer("normalize").output)
+    pixels = np.zeros((3, 16, 16, 3), np.float32)
+    pixels[1], pixels[2] = 127.5, 255
+    assert [np.unique(image).tolist() for image in normalize(pixels).numpy()] == [[-1], [0], [1]]
+    (root,) = model.get_layer("resnet/root_block/standardized_conv2d/pad").inbound_nodes
+    assert root.inbound_layers.name == "normalize"
+
+
+def test_output_sizes_and_groups_are_the_networks():
+    bit = bit_of(PUBLISHED, image_size=(45, 38))
+    model = network.build(bit)
+    kernels = [layer for layer in model.layers if isinstance(layer, tf.keras.layers.Conv2D)]
+    assert dict(bit.output_sizes()) == {layer.name: layer.output_shape[1:3] for layer in kernels}
+    assert bit.macs == sum(np.prod(layer.output_shape[1:3]) * layer.kernel.shape.num_elements() for layer in kernels)
+    assert {layer.groups for layer in model.layers if isinstance(layer, network.GroupNorm)} == {32}
+
+
+def test_variables_bear_bits_names():
+    expected = {"resnet/root_block/standardized_conv2d/kernel", "resnet/head/conv2d/kernel", "resnet/head/conv2d/bias"}
+    for unit in ("block1/unit01", "block2/unit01", "block2/unit02"):
+        expected |= {f"resnet/{unit}/{conv}/standardized_conv2d/kernel" for conv in "abc"}
+        expected |= {f"resnet/{unit}/{norm}/group_norm/{part}" for norm in "abc" for part in ("gamma", "beta")}
+    expected |= {f"resnet/{block}/unit01/a/proj/standardized_conv2d/kernel" for block in ("block1", "block2")}
+    expected |= {"resnet/group_norm/gamma", "resnet/group_norm/beta"}
+    for norm in NORMS:
+        names = [network.name_of(variable) for variable in network.build(bit_of(SMALL), norm).weights]
+        assert sorted(names) == sorted(expected)
+
+
+def test_weights_round_trip():
+    bit, other = bit_of(SMALL), bit_of(SMALL, seed=5)
+    model = network.build(bit)
+    pixels = pixels_of(bit)
+    before = model(pixels).numpy()
+    network.set_weights(model, other.weights)
+    read = network.get_weights(model)
+    assert read.keys() == other.weights.keys()
+    assert all(np.array_equal(read[name], value) for name, value in other.weights.items())
+    assert not np.allclose(model(pixels).numpy(), before, rtol=0.01)
+    network.set_weights(model, bit.weights)
+    assert np.array_equal(model(pixels).numpy(), before)
+
+
+def test_set_trainable():
+    bit = bit_of(SMALL)
+    model = network.build(bit)
+    head = {f"{HEAD}/kernel", f"{HEAD}/bias"}
+    last_block = {name for name in bit.weights if name.startswith("resnet/block2/")}
+    last_block |= {"resnet/group_norm/gamma", "resnet/group_norm/beta"} | head
+    for part, expected in {"head": head, "last_block": last_block, "all": set(bit.weights)}.items():
+        network.set_trainable(model, part)
+        assert {network.name_of(variable) for variable in model.trainable_variables} == expected

@@ -1,0 +1,293 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages import params
+
+ROOT = Path(__file__).parents[1]
+NAN, INFINITY = float("nan"), float("inf")
+NUMBER, INTEGER = "a valid number", "a valid integer"
+AUTO = "'auto', or Input should be "
+VARIANTS = [f"{p}-{q}" for p in ("dense", "magnitude", "channels") for q in ("float32", "float16", "dynamic", "int8")]
+
+
+@pytest.fixture
+def committed(tmp_path, monkeypatch):
+    """The committed content, to be changed; the working directory is an empty one."""
+    monkeypatch.chdir(tmp_path)
+    return YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
+
+
+def write(content):
+    yaml = YAML(typ="safe", pure=True)
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.dump(content, Path("params.yaml"))
+
+
+def change(content, key, value):
+    *path, last = key.split(".")
+    for part in path:
+        content = content[part]
+    content[last] = value
+
+
+def refusal(capsys):
+    """What `load` ends with: one line, since SystemExit prints its text and exits with code 1."""
+    before = list(Path().rglob("*"))
+    with pytest.raises(SystemExit) as error:
+        params.load()
+    assert isinstance(error.value.code, str)
+    assert len(error.value.code.splitlines()) == 1
+    assert capsys.readouterr() == ("", "")
+    assert list(Path().rglob("*")) == before
+    return error.value.code
+
+
+def test_committed_file_asks_for_twelve_variants():
+    assert params.load(ROOT / "params.yaml").variants == VARIANTS
+
+
+def test_values_arrive(committed):
+    change(committed, "pruning.channels.keep", 0.25)
+    change(committed, "finetune.steps", "auto")
+    change(committed, "quantization", {"int8": {"scheme": "int8"}})
+    change(committed, "compare.baseline", "dense-int8")
+    write(committed)
+    loaded = params.load()
+    assert loaded.pruning["channels"].keep == 0.25
+    assert loaded.finetune.steps == "auto"
+    assert loaded.variants == ["dense-int8", "magnitude-int8", "channels-int8"]
+
+
+def test_bounds_that_are_allowed(committed):
+    allowed = {
+        "finetune.steps": 0, "finetune.mixup": 0, "pruning.magnitude.sparsity": 0, "pruning.magnitude.steps": 0,
+        "pruning.channels.keep": 1, "pruning.channels.distillation": 1, "compare.max_accuracy_drop": 1,
+        "benchmark.warmup_runs": 0, "finetune.resize": 32,
+    }  # fmt: skip
+    for key, value in allowed.items():
+        change(committed, key, value)
+    write(committed)
+    assert params.load().pruning["magnitude"].sparsity == 0
+
+
+def test_numbers_are_those_of_yaml_1_2(committed):
+    change(committed, "finetune.learning_rate", "RATE")
+    change(committed, "finetune.flip", "FLIP")
+    write(committed)
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("RATE", "1e-3").replace("FLIP", "true"))
+    assert params.load().finetune.learning_rate == 0.001
+    # YAML 1.1 reads `on` as true.
+    Path("params.yaml").write_text(text.replace("RATE", "0.1").replace("FLIP", "on"))
+    with pytest.raises(SystemExit, match="finetune.flip is 'on': Input should be a valid boolean"):
+        params.load()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("seed", -1, "greater than or equal to 0"),
+        ("seed", 2**31, "less than 2147483648"),
+        ("seed", True, INTEGER),
+        ("seed", 1.0, INTEGER),
+        ("dataset.name", "", "at least 1 character"),
+        ("dataset.name", 5, "a valid string"),
+        ("dataset.validation", 0, "greater than 0"),
+        ("dataset.validation", NAN, "less than 1"),
+        ("dataset.test", 1, "less than 1"),
+        ("dataset.test", True, NUMBER),
+        ("backbone.name", None, "a valid string"),
+        ("finetune.trainable", "none", "'all', 'head' or 'last_block'"),
+        ("finetune.steps", -1, AUTO + "greater than or equal to 0"),
+        ("finetune.steps", 1.5, AUTO + INTEGER),
+        ("finetune.steps", "many", AUTO + INTEGER),
+        ("finetune.steps", True, AUTO + INTEGER),
+        ("finetune.batch_size", 0, AUTO + "greater than or equal to 1"),
+        ("finetune.learning_rate", 0, AUTO + "greater than 0"),
+        ("finetune.learning_rate", NAN, AUTO + "a finite number"),
+        ("finetune.learning_rate", INFINITY, AUTO + "a finite number"),
+        ("finetune.learning_rate", True, AUTO + NUMBER),
+        ("finetune.learning_rate", "0.1", AUTO + NUMBER),
+        ("finetune.image_size", 7, AUTO + "greater than or equal to 8"),
+        ("finetune.resize", 2049, AUTO + "less than or equal to 2048"),
+        ("finetune.mixup", NAN, AUTO + "less than or equal to 1"),
+        ("finetune.mixup", -0.1, AUTO + "greater than or equal to 0"),
+        ("finetune.flip", 1, "a valid boolean"),
+        ("finetune.weight_decay", -1, "greater than or equal to 0"),
+        ("finetune.weight_decay", INFINITY, "a finite number"),
+        ("pruning.magnitude.sparsity", 1, "less than 1"),
+        ("pruning.magnitude.sparsity", NAN, "less than 1"),
+        ("pruning.magnitude.sparsity", True, NUMBER),
+        ("pruning.magnitude.steps", "auto", INTEGER),
+        ("pruning.magnitude.distillation", 1.1, "less than or equal to 1"),
+        ("pruning.channels.keep", 0, "greater than 0"),
+        ("pruning.channels.keep", 1.1, "less than or equal to 1"),
+        ("pruning.channels.temperature", 0, "greater than 0"),
+        ("pruning.channels.temperature", NAN, "a finite number"),
+        ("pruning.channels", "channels", "a valid dictionary"),
+        ("quantization.int8.calibration_images", 0, "greater than or equal to 1"),
+        ("quantization.int8.calibration_images", True, INTEGER),
+        ("benchmark.threads", 0, "greater than or equal to 1"),
+        ("benchmark.threads", 257, "less than or equal to 256"),
+        ("benchmark.runs", 0, "greater than or equal to 1"),
+        ("compare.max_accuracy_drop", -0.01, "greater than or equal to 0"),
+        ("compare.max_accuracy_drop", NAN, "less than or equal to 1"),
+        ("compare.objective", "speed", "'size', 'latency' or 'accuracy'"),
+    ],
+)
+def test_bad_value(committed, capsys, key, value, allowed):
+    change(committed, key, value)
+    write(committed)
+    message = refusal(capsys)
+    assert message.startswith(f"params.yaml: {key} is {value!r}: ")
+    assert allowed in message
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("colour", "params.yaml: the file: unknown key 'colour'; allowed: seed, dataset, backbone, "),
+        ("dataset.path", "params.yaml: dataset: unknown key 'path'; allowed: name, data_dir, validation, test"),
+        ("finetune.batch_sise", "params.yaml: finetune: unknown key 'batch_sise'; allowed: trainable, steps, "),
+        ("pruning.dense.sparsity", "params.yaml: pruning.dense: unknown key 'sparsity'; allowed: method"),
+        ("pruning.channels.sparsity", "params.yaml: pruning.channels: unknown key 'sparsity'; allowed: steps, "),
+        ("quantization.float16.calibration_images", "quantization.float16: unknown key 'calibration_images'; allowed"),
+        ("benchmark.thread", "params.yaml: benchmark: unknown key 'thread'; allowed: threads, warmup_runs, runs"),
+        ("compare.base", "params.yaml: compare: unknown key 'base'; allowed: baseline, "),
+    ],
+)
+def test_unknown_key(committed, capsys, key, message):
+    change(committed, key, 1)
+    write(committed)
+    assert message in refusal(capsys)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("pruning.magnitude.method", "magnitud", ("none", "magnitude", "channels")),
+        ("quantization.int8.scheme", "int-8", ("float32", "float16", "dynamic", "int8")),
+    ],
+)
+def test_misspelt_choice(committed, capsys, key, value, allowed):
+    change(committed, key, value)
+    write(committed)
+    message = refusal(capsys)
+    section, choice = key.rsplit(".", 1)
+    for told in (section, choice, repr(value), *map(repr, allowed)):
+        assert told in message
+
+
+@pytest.mark.parametrize(("section", "choice"), [("pruning.magnitude", "method"), ("quantization.int8", "scheme")])
+def test_choice_left_out(committed, capsys, section, choice):
+    top, name = section.split(".")
+    del committed[top][name][choice]
+    write(committed)
+    message = refusal(capsys)
+    assert section in message and choice in message
+
+
+@pytest.mark.parametrize("section", ["pruning", "quantization"])
+@pytest.mark.parametrize("name", ["Channels", "chan-nels", "chan.nels", "chan/nels", "chan nels", "kanäle", "", "a\nb"])
+def test_bad_name_of_a_variant(committed, capsys, section, name):
+    committed[section][name] = dict(next(iter(committed[section].values())))
+    write(committed)
+    message = refusal(capsys)
+    for told in (f"params.yaml: {section}.", repr(name), "[a-z0-9_]"):
+        assert told in message
+
+
+@pytest.mark.parametrize("key", ["dataset", "backbone", "dataset.name", "backbone.name"])
+def test_missing_key(committed, capsys, key):
+    *path, last = key.split(".")
+    del (committed[path[0]] if path else committed)[last]
+    write(committed)
+    assert refusal(capsys) == f"params.yaml: {key}: Field required"
+
+
+@pytest.mark.parametrize("section", ["pruning", "quantization"])
+def test_no_entries(committed, capsys, section):
+    committed[section] = {}
+    write(committed)
+    assert refusal(capsys).startswith(f"params.yaml: {section}: Dictionary should have at least 1 item")
+
+
+def test_baseline_is_no_variant(committed, capsys):
+    change(committed, "compare.baseline", "dense-int4")
+    write(committed)
+    expected = f"params.yaml: the file: compare.baseline is 'dense-int4'; allowed: {', '.join(VARIANTS)}"
+    assert refusal(capsys) == expected
+
+
+@pytest.mark.parametrize("image_size", [37, "auto"])
+def test_crop_larger_than_what_it_is_cropped_from(committed, capsys, image_size):
+    change(committed, "finetune.resize", 36)
+    change(committed, "finetune.image_size", image_size)
+    write(committed)
+    expected = f"params.yaml: finetune: resize 36 needs an image_size of at most that, got {image_size}"
+    assert refusal(capsys) == expected
+
+
+@pytest.mark.parametrize(("validation", "test"), [(0.5, 0.5), (0.75, 0.5)])
+def test_nothing_left_to_train_on(committed, capsys, validation, test):
+    committed["dataset"] |= {"validation": validation, "test": test}
+    write(committed)
+    assert refusal(capsys) == (
+        f"params.yaml: dataset: validation + test is {validation + test:g}, which leaves nothing to train on"
+    )
+
+
+def test_further_wrong_keys_are_counted(committed, capsys):
+    change(committed, "seed", "zero")
+    change(committed, "benchmark.runs", -1)
+    change(committed, "finetune.steps", "some")
+    write(committed)
+    message = refusal(capsys)
+    assert message.startswith("params.yaml: seed is 'zero': ")
+    assert message.endswith(" (and 2 more wrong keys)")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "seed: [\n", "seed: 1\nseed: 2\n", "dataset:\n\tname: x\n", "seed: 2024-13-45\n", "\0", b"# caf\xe9\n"],
+)
+def test_broken_file(committed, capsys, content):
+    Path("params.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert refusal(capsys).startswith("params.yaml")
+
+
+def test_missing_file(committed, capsys):
+    message = refusal(capsys)
+    assert message.startswith("params.yaml cannot be read: ")
+    assert "No such file" in message
+
+
+@pytest.mark.parametrize("command", [["stages.params"], ["stages.download", "backbone"]])
+def test_command_ends_with_one_line_before_any_work(committed, command):
+    change(committed, "finetune.steps", -1)
+    write(committed)
+    done = run_module(*command)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        "params.yaml: finetune.steps is -1: Input should be 'auto', or Input should be greater than or equal to 0\n"
+    )
+    assert [path.name for path in Path().rglob("*")] == ["params.yaml"]
+
+
+def test_command_names_the_variants(committed):
+    write(committed)
+    done = run_module("stages.params")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"params.yaml asks for 12 variants: {', '.join(VARIANTS)}\n"
+
+
+def run_module(*command):
+    return subprocess.run(
+        [sys.executable, "-m", *command], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )

@@ -1,0 +1,294 @@
+"""The stages from fine-tuning to benchmark, run through their `main` on a small data set and a small backbone."""
+
+import gzip
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages import benchmark, convert, evaluate, finetune, prune
+from stages.artifacts import read_csv
+from stages.bit import model
+from stages.images import dataset
+from stages.tflite import runtime
+
+PARAMS = """
+seed: 3
+dataset: {name: colours}
+backbone: {name: small}
+finetune: {steps: 12, batch_size: 12, learning_rate: 0.03, image_size: 16, resize: 18, mixup: 0.1}
+pruning:
+  dense: {method: none}
+  magnitude: {method: magnitude, sparsity: 0.6, steps: 4, batch_size: 12, learning_rate: 0.01}
+  channels: {method: channels, keep: 0.5, steps: 4, batch_size: 12, learning_rate: 0.01}
+quantization:
+  float32: {scheme: float32}
+  float16: {scheme: float16}
+  dynamic: {scheme: dynamic}
+  int8: {scheme: int8, calibration_images: 12}
+benchmark: {threads: 2, warmup_runs: 1, runs: 20}
+"""
+LABELS = ("red", "green", "blue", "yellow", "violet", "cyan")
+COLOURS = 70 + 110 * np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
+SPLITS = {"train": 36, "validation": 12, "test": 18}
+PRUNINGS = ("dense", "magnitude", "channels")
+VARIANTS = ("dense-float32", "dense-float16", "dense-dynamic", "dense-int8", "magnitude-float32", "channels-float32")
+MODEL_METRICS = {"accuracy", "top5_accuracy", "parameters", "sparsity", "macs"}
+
+
+def examples(split):
+    """Noise about a colour of the class. Every sixth image bears the label of the class after, so that nothing can be
+    right about all of them."""
+    random = np.random.default_rng(sorted(SPLITS).index(split))
+    for index in range(SPLITS[split]):
+        label = index % 6
+        pixels = np.clip(random.normal(COLOURS[label], 50, (20, 18, 3)), 0, 255).astype(np.uint8)
+        encoded = io.BytesIO()
+        Image.fromarray(pixels).save(encoded, "png")
+        yield encoded.getvalue(), (label + (index % 7 == 6)) % 6
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """The directory in which every stage has run."""
+    directory = tmp_path_factory.mktemp("workspace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        Path("params.yaml").write_text(PARAMS)
+        dataset.write(dataset.DATASET, LABELS, {split: lambda split=split: examples(split) for split in SPLITS})
+        backbone = model.untrained(
+            "small", filters=16, units=(1,), groups=8, root=3, pool=False, image_size=(32, 32), seed=0
+        )
+        model.save(backbone, Path("models/backbone"))
+        finetune.main()
+        for name in PRUNINGS:
+            prune.main(name)
+        for variant in VARIANTS:
+            convert.main(*variant.split("-"))
+            evaluate.main(variant)
+        benchmark.main("dense-float32")
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def _in_workspace(workspace, monkeypatch):
+    monkeypatch.chdir(workspace)
+
+
+@pytest.fixture
+def copy(workspace, tmp_path, monkeypatch):
+    """A copy of the workspace to run stages in again."""
+    shutil.copytree(workspace, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def metrics(path):
+    return json.loads(Path("metrics", f"{path}.json").read_text())
+
+
+def predicted(folder):
+    rows = read_csv(Path("plots") / folder / "predictions.csv")
+    assert all(set(row) == {"actual", "predicted"} and set(row.values()) <= set(LABELS) for row in rows)
+    return [row["predicted"] for row in rows], [row["actual"] for row in rows]
+
+
+def actual(split="test"):
+    """The labels; TFDS stores the images in an order of its own."""
+    return [LABELS[label] for _, label in examples(split)]
+
+
+def share(some, others):
+    assert len(some) == len(others)
+    return sum(a == b for a, b in zip(some, others, strict=True)) / len(some)
+
+
+def contents(*folders):
+    return {path: path.read_bytes() for f in folders for path in sorted(Path(f).rglob("*")) if path.is_file()}
+
+
+# What the stages write
+
+
+def test_outputs(workspace):
+    models = [f"models/{name}" for name in ("backbone", "finetuned", *(f"pruned/{name}" for name in PRUNINGS))]
+    expected = {f"{m}/{file}" for m in models for file in ("architecture.json", "weights.npz")}
+    expected |= {f"models/tflite/{variant}.tflite" for variant in VARIANTS}
+    expected |= {"metrics/finetune.json", "plots/finetune/training.csv", "plots/finetune/predictions.csv"}
+    for name in PRUNINGS:
+        expected |= {f"metrics/prune/{name}.json", f"plots/prune/{name}/training.csv"}
+    for variant in VARIANTS:
+        expected |= {f"metrics/evaluate/{variant}.json", f"plots/evaluate/{variant}/predictions.csv"}
+    expected |= {"metrics/benchmark/dense-float32.json"}
+    # No scratch files are left, hidden ones included.
+    assert {str(path) for path in contents("models", "metrics", "plots")} == expected
+
+
+def test_finetune():
+    values = metrics("finetune")
+    assert set(values) == MODEL_METRICS
+    guesses, truth = predicted("finetune")
+    assert sorted(truth) == sorted(actual())
+    assert values["accuracy"] == pytest.approx(share(guesses, truth))
+    assert 1 / 6 < values["accuracy"] <= values["top5_accuracy"] <= 1
+    bit = model.load(Path("models/finetuned"))
+    assert bit.architecture.labels == LABELS and bit.architecture.image_size == (16, 16)
+    assert values["parameters"] == sum(weights.size for weights in bit.weights.values())
+    # By hand: the root, a, b, c and proj at 8 x 8, and the head.
+    assert values["macs"] == 8 * 8 * (27 * 16 + 16 * 16 + 9 * 16 * 16 + 16 * 64 + 16 * 64) + 64 * 6
+    assert values["sparsity"] == 0
+    rows = read_csv(Path("plots/finetune/training.csv"))
+    assert list(rows[0]) == ["step", "loss", "accuracy", "validation_accuracy", "learning_rate"]
+    assert rows[-1]["step"] == "12" and float(rows[-1]["loss"]) < float(rows[0]["loss"])
+
+
+def test_finetuning_changes_the_backbone_it_was_given():
+    backbone, finetuned = (model.load(Path("models") / name) for name in ("backbone", "finetuned"))
+    assert set(finetuned.weights) == {*backbone.weights, f"{model.HEAD}/kernel", f"{model.HEAD}/bias"}
+    assert not any(np.array_equal(finetuned.weights[name], value) for name, value in backbone.weights.items())
+
+
+def test_prune():
+    dense, magnitude, channels = (metrics(f"prune/{name}") for name in PRUNINGS)
+    assert set(magnitude) == set(channels) == MODEL_METRICS
+    assert dense == metrics("finetune")
+    assert {key: magnitude[key] for key in ("parameters", "macs")} == {
+        key: dense[key] for key in ("parameters", "macs")
+    }
+    # Of the kernels' 5,424 weights, those of root and head stay.
+    assert magnitude["sparsity"] == pytest.approx(0.6 * 4608 / 5424, abs=0.01)
+    assert channels["macs"] < 0.7 * dense["macs"] and channels["parameters"] < 0.7 * dense["parameters"]
+    for name in PRUNINGS:
+        bit = model.load(Path("models/pruned") / name)
+        assert not bit.architecture.standardized
+        assert metrics(f"prune/{name}")["sparsity"] == pytest.approx(bit.sparsity)
+        steps = [row["step"] for row in read_csv(Path(f"plots/prune/{name}/training.csv"))]
+        assert steps == ([] if name == "dense" else ["1", "2", "3", "4"])
+
+
+def test_dense_model_is_the_finetuned_one_folded():
+    dense, finetuned = (model.load(Path("models") / name) for name in ("pruned/dense", "finetuned"))
+    folded = model.fold(finetuned)
+    assert dense.architecture == folded.architecture
+    assert all(np.array_equal(dense.weights[name], value) for name, value in folded.weights.items())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_evaluate(variant):
+    values = metrics(f"evaluate/{variant}")
+    assert set(values) == {
+        "accuracy", "top5_accuracy", "validation_accuracy", "agreement", "size_bytes", "gzip_bytes", "sparsity",
+    }  # fmt: skip
+    guesses, truth = predicted(f"evaluate/{variant}")
+    assert truth == predicted("finetune")[1]
+    assert values["accuracy"] == pytest.approx(share(guesses, truth))
+    assert values["agreement"] == pytest.approx(share(guesses, predicted("finetune")[0]))
+    content = Path(f"models/tflite/{variant}.tflite").read_bytes()
+    assert values["size_bytes"] == len(content)
+    assert values["gzip_bytes"] == pytest.approx(len(gzip.compress(content, 9)), abs=64)
+    # The logits again, image by image, from pixels that the data set's reader has not seen.
+    classifier = runtime.Classifier(Path(f"models/tflite/{variant}.tflite"))
+    for split, key, k in (("validation", "validation_accuracy", 1), ("test", "top5_accuracy", 5)):
+        images = (Image.open(io.BytesIO(encoded)) for encoded, _ in examples(split))
+        pixels = np.stack([np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR)) for image in images])
+        best = np.argsort(-classifier.logits(pixels), axis=1, kind="stable")[:, :k]
+        right = [LABELS.index(label) in row for label, row in zip(actual(split), best, strict=True)]
+        assert values[key] == pytest.approx(np.mean(right))
+
+
+def test_files_are_of_their_scheme_and_pruning():
+    values = {variant: metrics(f"evaluate/{variant}") for variant in VARIANTS}
+    assert values["dense-float32"]["agreement"] == 1
+    types = {
+        variant: runtime.Classifier(Path(f"models/tflite/{variant}.tflite")).input["dtype"] for variant in VARIANTS
+    }
+    assert types == {variant: np.uint8 if variant == "dense-int8" else np.float32 for variant in VARIANTS}
+    size, gzipped = ({v: values[v][key] for v in VARIANTS} for key in ("size_bytes", "gzip_bytes"))
+    assert max(size["dense-float16"], size["dense-dynamic"], size["channels-float32"]) < size["dense-float32"]
+    assert gzipped["magnitude-float32"] < 0.9 * gzipped["dense-float32"]
+    for name in PRUNINGS:
+        before, after = metrics(f"prune/{name}"), values[f"{name}-float32"]
+        assert after["sparsity"] == pytest.approx(before["sparsity"])
+        assert (after["accuracy"], after["top5_accuracy"]) == (before["accuracy"], before["top5_accuracy"])
+
+
+def test_benchmark():
+    values = metrics("benchmark/dense-float32")
+    assert set(values) == {"latency_ms_p50", "latency_ms_p90", "peak_memory_mb", "threads", "cpu"}
+    assert 0 < values["latency_ms_p50"] <= values["latency_ms_p90"]
+    assert values["peak_memory_mb"] > 0 and values["threads"] == 2 and isinstance(values["cpu"], str) and values["cpu"]
+
+
+# Again
+
+
+def test_finetune_again_gives_equal_bytes(copy):
+    folders = "models/finetuned", "metrics", "plots"
+    before = contents(*folders)
+    shutil.rmtree("models/finetuned")
+    finetune.main()
+    assert contents(*folders) == before
+
+
+def test_prune_convert_and_evaluate_again_give_equal_bytes(copy):
+    before = contents("models", "metrics", "plots")
+    prune.main("magnitude")
+    convert.main("magnitude", "float32")
+    convert.main("dense", "int8")
+    evaluate.main("dense-int8")
+    assert contents("models", "metrics", "plots") == before
+
+
+def test_finetune_without_steps_attaches_the_head(copy):
+    Path("params.yaml").write_text(PARAMS.replace("steps: 12", "steps: 0"))
+    finetune.main()
+    backbone, finetuned = (model.load(Path("models") / name) for name in ("backbone", "finetuned"))
+    assert all(np.array_equal(finetuned.weights[name], value) for name, value in backbone.weights.items())
+    assert not finetuned.weights[f"{model.HEAD}/kernel"].any()
+    assert Path("plots/finetune/training.csv").read_text() == "step,loss,accuracy,validation_accuracy,learning_rate\n"
+
+
+def test_finetune_trains_the_part_asked_for(copy):
+    Path("params.yaml").write_text(PARAMS.replace("steps: 12", "steps: 1, trainable: head"))
+    finetune.main()
+    backbone, finetuned = (model.load(Path("models") / name) for name in ("backbone", "finetuned"))
+    assert all(np.array_equal(finetuned.weights[name], value) for name, value in backbone.weights.items())
+    assert finetuned.weights[f"{model.HEAD}/kernel"].any()
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        [finetune.main], [prune.main, "magnitude"], [convert.main, "dense", "int8"], [evaluate.main, "dense-int8"],
+        [benchmark.main, "dense-int8"],
+    ],
+    ids=lambda stage: stage[0].__module__,
+)  # fmt: skip
+def test_bad_params_stop_a_stage_before_it_writes(stage, copy):
+    Path("params.yaml").write_text(PARAMS.replace("keep: 0.5", "keep: 1.5"))
+    main, *arguments = stage
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    with pytest.raises(SystemExit, match=r"^params\.yaml: pruning\.channels\.keep is 1\.5: "):
+        main(*arguments)
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
+
+
+def test_running_a_file_needs_no_tensorflow(copy):
+    code = (
+        "import sys; from stages import benchmark, evaluate, prune\n"
+        "prune.main('dense'); evaluate.main('dense-int8'); benchmark.main('dense-int8')\n"
+        "sys.exit(sorted({'tensorflow', 'tf_keras', 'keras'} & set(sys.modules)) or None)"
+    )
+    before = contents("models", "metrics/evaluate", "metrics/prune", "plots")
+    environment = {**os.environ, "PYTHONPATH": str(Path(finetune.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert contents("models", "metrics/evaluate", "metrics/prune", "plots") == before
+    assert metrics("benchmark/dense-int8").keys() == metrics("benchmark/dense-float32").keys()

@@ -1,0 +1,228 @@
+import hashlib
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+from ai_edge_litert.tools import flatbuffer_utils
+from PIL import Image
+
+from stages.bit import network
+from stages.bit.model import fold, untrained, with_head
+from stages.params import Int8, Scheme
+from stages.tflite import conversion, runtime
+
+SCHEMES = {
+    **{name: Scheme(scheme=name) for name in ("float32", "float16", "dynamic")},
+    "int8": Int8(scheme="int8", calibration_images=16),
+}
+SIZE = (24, 16)
+
+
+def bit_of(filters=32, units=(1, 1), groups=8, root=3, pool=False, size=SIZE, labels=10):
+    """A BiT of random weights, as unlike a fresh one's as training leaves them; a tenth of its kernels are zeros."""
+    bit = untrained(
+        "bit-test", filters=filters, units=units, groups=groups, root=root, pool=pool, image_size=size, seed=0
+    )
+    bit = fold(with_head(bit, tuple(f"class {i}" for i in range(labels)), size))
+    random = np.random.default_rng(1)
+
+    def lively(name, value):
+        value = value + 0.2 * random.standard_normal(value.shape)
+        if name.endswith("/kernel"):
+            value *= random.random(value.shape) > 0.1
+        return value.astype(np.float32)
+
+    return bit.with_weights({name: lively(name, value) for name, value in bit.weights.items()})
+
+
+def photos(count, size=SIZE, seed=0):
+    """Images that differ as photos do: a few random colours, blown up smoothly."""
+    random = np.random.default_rng(seed)
+    seeds = random.integers(256, size=(count, 5, 5, 3), dtype=np.uint8)
+    return np.stack([np.asarray(Image.fromarray(each).resize(size[::-1], Image.Resampling.BICUBIC)) for each in seeds])
+
+
+def converted(scheme, bit):
+    return conversion.convert(bit, SCHEMES[scheme], photos(16, bit.architecture.image_size, seed=1))
+
+
+@pytest.fixture(scope="module")
+def bit():
+    return bit_of()
+
+
+@pytest.fixture(scope="module")
+def files(bit, tmp_path_factory):
+    """The path of one model in each scheme."""
+    directory = tmp_path_factory.mktemp("tflite")
+    for scheme in SCHEMES:
+        (directory / scheme).write_bytes(converted(scheme, bit))
+    return {scheme: directory / scheme for scheme in SCHEMES}
+
+
+def graph(path):
+    """Tensors of the only subgraph as (type, shape), and how often each operator occurs."""
+    model = flatbuffer_utils.read_model(str(path))
+    (subgraph,) = model.subgraphs
+    tensors = [
+        (flatbuffer_utils.type_to_name(tensor.type), tuple(() if tensor.shape is None else tensor.shape))
+        for tensor in subgraph.tensors
+    ]
+    return tensors, Counter(flatbuffer_utils.opcode_to_name(model, o.opcodeIndex) for o in subgraph.operators)
+
+
+# Logits
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"filters": 16, "groups": 4, "size": (24, 16)},
+        {"filters": 16, "units": (1, 2), "groups": 16, "root": 7, "pool": True, "size": (45, 38)},
+    ],
+    ids=["small", "published"],
+)
+def test_float32_file_is_the_keras_model(shape, tmp_path):
+    bit = bit_of(**shape)
+    bit = bit.with_weights(bit.weights, standardized=True)
+    pixels = np.random.default_rng(2).integers(256, size=(4, *shape["size"], 3), dtype=np.uint8)
+    expected = network.build(bit)(pixels.astype(np.float32)).numpy()
+    (tmp_path / "model").write_bytes(converted("float32", bit))
+    classifier = runtime.Classifier(tmp_path / "model")
+    assert classifier.image_size == shape["size"]
+    logits = classifier.logits(pixels)
+    assert (logits.shape, logits.dtype) == (expected.shape, np.float32)
+    assert np.abs(logits - expected).max() <= 1e-3 * np.abs(expected).max()
+    assert np.ptp(expected, axis=0).max() > 0.01 * np.abs(expected).max()  # or the images would not matter
+
+
+@pytest.mark.parametrize(
+    ("scheme", "bound"),
+    # float16 keeps 11 bits of every weight, int8 8 bits: errors of 2^-12 and 2^-9 of the largest weight of a channel,
+    # which the layers add up. Full integers round every activation as well, to 1/255 of its range over all images.
+    [("float32", 1e-4), ("float16", 0.01), ("dynamic", 0.1), ("int8", 0.5)],
+)
+def test_logits_follow_the_keras_model(scheme, bound, bit, files):
+    images = photos(48)
+    expected = network.build(bit)(images.astype(np.float32)).numpy()
+    error = runtime.Classifier(files[scheme]).logits(images) - expected
+    # Against what the images change, not against what all logits have in common.
+    assert np.sqrt(np.mean(error**2)) < bound * expected.std(axis=0).mean()
+
+
+def test_classifier_runs_on_threads(files):
+    images = photos(3)
+    one, two = (runtime.Classifier(files["float32"], threads).logits(images) for threads in (1, 2))
+    assert np.abs(one - two).max() <= 1e-4 * np.abs(one).max()
+
+
+def test_latencies_leave_out_the_warm_up(files):
+    latencies = runtime.Classifier(files["int8"]).latencies(photos(1)[0], warmup_runs=3, runs=5)
+    assert latencies.shape == (5,) and latencies.min() > 0
+
+
+# Files
+
+
+def test_sizes(files):
+    sizes = {scheme: path.stat().st_size for scheme, path in files.items()}
+    assert sizes["float16"] < 0.6 * sizes["float32"]
+    assert sizes["dynamic"] < 0.4 * sizes["float32"] and sizes["int8"] < 0.4 * sizes["float32"]
+
+
+def test_float_files_take_and_give_floats(files):
+    for scheme in ("float32", "float16", "dynamic"):
+        classifier = runtime.Classifier(files[scheme])
+        assert (classifier.input["dtype"], classifier.output["dtype"]) == (np.float32, np.float32)
+        assert tuple(classifier.input["shape"]) == (1, *SIZE, 3) and tuple(classifier.output["shape"]) == (1, 10)
+
+
+def test_int8_file_takes_plain_pixels(files):
+    classifier = runtime.Classifier(files["int8"])
+    assert (classifier.input["dtype"], classifier.output["dtype"]) == (np.uint8, np.uint8)
+    assert classifier.input["quantization"] == (1.0, 0)
+
+
+def test_int8_file_takes_plain_pixels_whatever_it_is_calibrated_with(tmp_path):
+    dim = photos(4) // 4 + 9
+    bit = bit_of(filters=8, units=(1,), groups=4)
+    (tmp_path / "model").write_bytes(conversion.convert(bit, SCHEMES["int8"], dim))
+    assert runtime.Classifier(tmp_path / "model").input["quantization"] == (1.0, 0)
+
+
+def test_int8_file_is_of_integers_throughout(files):
+    tensors, operators = graph(files["int8"])
+    assert {kind for kind, _ in tensors} == {"INT8", "INT32", "UINT8"}
+    # From and to uint8, and none between.
+    assert operators["QUANTIZE"] == 2 and operators["DEQUANTIZE"] == 0
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_files_have_only_what_xnnpack_runs_fast(scheme, files):
+    tensors, operators = graph(files[scheme])
+    assert max(len(shape) for _, shape in tensors) <= 4
+    # Root, projections and three convolutions a unit, and the head.
+    assert operators["CONV_2D"] + operators["FULLY_CONNECTED"] == 1 + 2 * 4 + 1
+    assert not {"SQUARED_DIFFERENCE", "TRANSPOSE", "CUSTOM"} & set(operators)
+
+
+def test_kernels_are_of_the_schemes_type(bit, files):
+    # As TFLite holds them, [outputs, height, width, inputs]; below 1024 values the dynamic scheme leaves them alone.
+    kernels = {(value.shape[3], *value.shape[:3]) for value in bit.kernels.values() if value.size >= 1024}
+    for scheme, expected in {"float32": "FLOAT32", "dynamic": "INT8", "int8": "INT8"}.items():
+        assert {kind for kind, shape in graph(files[scheme])[0] if shape in kernels} == {expected}
+    assert {shape for kind, shape in graph(files["float16"])[0] if kind == "FLOAT16"} >= kernels
+
+
+# Sparsity
+
+
+def test_sparsity_is_the_share_of_zeros_in_the_kernels(bit, files):
+    expected = np.mean(np.concatenate([kernel.ravel() == 0 for kernel in bit.kernels.values()]))
+    assert expected == pytest.approx(0.1, abs=0.01)
+    assert runtime.sparsity(files["float32"]) == pytest.approx(expected, abs=1e-12)
+    assert runtime.sparsity(files["float16"]) == pytest.approx(expected, abs=1e-4)
+    # What is smaller than half a step of int8 becomes zero as well.
+    for scheme in ("dynamic", "int8"):
+        assert expected < runtime.sparsity(files[scheme]) < expected + 0.03
+
+
+# Equal bytes
+
+
+def digests(schemes):
+    """Of the files of a model made anew."""
+    bit = bit_of()
+    return [hashlib.sha256(converted(scheme, bit)).hexdigest() for scheme in schemes]
+
+
+def test_equal_models_give_equal_bytes(files):
+    expected = {scheme: hashlib.sha256(path.read_bytes()).hexdigest() for scheme, path in files.items()}
+    assert digests(["float32", "int8"]) == [expected["float32"], expected["int8"]]
+    # Another process, another order.
+    code = f"import sys; sys.path[:0] = {sys.path!r}; import test_tflite as t; print(*t.digests({[*expected][::-1]}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-4:] == [*expected.values()][::-1]
+
+
+# Calibration
+
+
+def test_balanced_takes_the_first_of_each_class():
+    labels = np.array([2, 2, 2, 0, 1, 0, 2, 1, 1, 0])
+    assert conversion.balanced(labels, 3).tolist() == [0, 3, 4]
+    assert conversion.balanced(labels, 6).tolist() == [0, 1, 3, 4, 5, 7]
+
+
+@pytest.mark.parametrize("count", [1, 7, 20, 59, 60, 100])
+def test_balanced_is_as_even_as_the_classes_allow(count):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(4), [3, 9, 18, 30]))
+    chosen = conversion.balanced(labels, count)
+    assert len(chosen) == min(count, 60)
+    assert np.array_equal(chosen, np.unique(chosen))
+    taken = np.bincount(labels[chosen], minlength=4)
+    unexhausted = taken[taken < [3, 9, 18, 30]]
+    assert np.ptp(unexhausted) <= 1 if unexhausted.size else count >= 60
+    assert taken.max() - unexhausted.min(initial=taken.max()) <= 1

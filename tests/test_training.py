@@ -1,0 +1,260 @@
+import hashlib
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stages import scores
+from stages.bit import network, training
+from stages.bit.hyperrule import Recipe, learning_rate
+from stages.bit.model import HEAD, untrained, with_head
+
+RECIPE = Recipe(
+    steps=20, batch_size=12, learning_rate=0.03, resize=8, image_size=8, warmup=4, decays=(10, 15, 18), flip=True
+)
+
+
+def images_of(count, side=8, seed=0, classes=3):
+    """Noise about a colour of the class: learnable within a few steps."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int32) % classes
+    colours = 60 + 130 * np.eye(3)[labels % 3][:, None, None]
+    return training.Images(np.clip(random.normal(colours, 40, (count, side, side, 3)), 0, 255).astype(np.uint8), labels)
+
+
+# Batches
+
+
+def drawn(images, seed=0, classes=3, **changes):
+    return list(training.batches(images, replace(RECIPE, flip=False, **changes), classes, seed))
+
+
+def assert_equal(some, others):
+    assert len(some) == len(others)
+    for batch, other in zip(some, others, strict=True):
+        assert all(np.array_equal(each, its) for each, its in zip(batch, other, strict=True))
+
+
+def test_batches_depend_on_seed_and_step_only():
+    images = images_of(30, side=10)
+    augmented = {"resize": 10, "mixup": 0.3}
+    first = drawn(images, seed=3, steps=6, **augmented)
+    assert_equal(drawn(images, seed=3, steps=6, **augmented), first)
+    assert_equal(drawn(images, seed=3, steps=9, **augmented)[:6], first)
+    other = drawn(images, seed=4, steps=6, **augmented)
+    assert not any(np.array_equal(pixels, others) for (pixels, _), (others, _) in zip(first, other, strict=True))
+
+
+def test_batches_have_the_networks_types():
+    for pixels, targets in drawn(images_of(30, side=10), steps=2, mixup=0.3):
+        assert (pixels.shape, pixels.dtype) == ((12, 8, 8, 3), np.float32)
+        assert (targets.shape, targets.dtype) == ((12, 3), np.float32)
+        assert pixels.max() > 128  # not yet normalised
+
+
+@pytest.mark.parametrize("batch_size", [4, 10, 25])
+def test_every_epoch_shows_every_image_once_in_a_new_order(batch_size):
+    pixels = np.full((10, 8, 8, 3), np.arange(10)[:, None, None, None], np.uint8)
+    images = training.Images(pixels, np.arange(10, dtype=np.int32))
+    shown = drawn(images, classes=10, steps=100 // batch_size, batch_size=batch_size)
+    order = np.concatenate([pixels[:, 0, 0, 0] for pixels, _ in shown])
+    assert order.tolist() == np.concatenate([targets.argmax(1) for _, targets in shown]).tolist()
+    epochs = order.reshape(10, 10).astype(int)
+    assert np.sort(epochs).tolist() == [list(range(10))] * 10
+    assert len({tuple(epoch) for epoch in epochs}) == 10
+
+
+def test_crops_are_parts_of_the_image():
+    # A pixel's value tells its place, of which 3 x 3 are possible; height and width differ to tell them apart.
+    places = np.arange(10 * 10, dtype=np.uint8).reshape(1, 10, 10, 1) * np.ones((1, 1, 1, 3), np.uint8)
+    images = training.Images(places, np.zeros(1, np.int32))
+    corners = set()
+    for pixels, _ in drawn(images, classes=1, steps=20):
+        for crop in pixels:
+            top, left = divmod(int(crop[0, 0, 0]), 10)
+            assert np.array_equal(crop, places[0, top : top + 8, left : left + 8])
+            corners.add((top, left))
+    assert corners == {(top, left) for top in range(3) for left in range(3)}
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_flip_mirrors_about_half(flip):
+    image = np.random.default_rng(0).integers(256, size=(8, 8, 3), dtype=np.uint8)
+    images = training.Images(image[None], np.zeros(1, np.int32))
+    recipe = replace(RECIPE, flip=flip, steps=20)
+    shown = np.concatenate([pixels for pixels, _ in training.batches(images, recipe, 1, seed=0)])
+    mirrored = [np.array_equal(each, image[:, ::-1]) for each in shown]
+    assert all(mirror or np.array_equal(each, image) for each, mirror in zip(shown, mirrored, strict=True))
+    # Of 240; four standard deviations of a fair coin are 31.
+    assert 89 < sum(mirrored) < 151 if flip else not any(mirrored)
+
+
+def test_mixup_mixes_pixels_and_targets_alike():
+    # A class an image: the targets tell which images were mixed, and how.
+    pixels = np.random.default_rng(0).integers(256, size=(12, 8, 8, 3), dtype=np.uint8)
+    images = training.Images(pixels, np.arange(12, dtype=np.int32))
+    shares = set()
+    for mixed, targets in drawn(images, classes=12, mixup=0.5):
+        assert np.allclose(targets.sum(1), 1, atol=1e-6) and targets.min() >= 0
+        assert np.allclose(mixed, np.tensordot(targets, pixels.astype(np.float32), 1), atol=1e-2)
+        assert (targets > 0).sum(1).max() == 2
+        shares.add(round(float(targets[(targets > 0).sum(1) == 2].max(1)[0]), 4))
+    assert len(shares) > 15  # of 20 batches
+    assert all(set(np.unique(targets)) == {0, 1} for _, targets in drawn(images, classes=12, mixup=0.0))
+
+
+# Training
+
+
+def bit_of(seed=0):
+    bit = untrained("bit-test", filters=8, units=(1,), groups=4, root=3, pool=False, image_size=(8, 8), seed=seed)
+    return with_head(bit, ("a", "b", "c"), (8, 8))
+
+
+def trained(bit, recipe=RECIPE, *, seed=0, part="all", train=None, **how):
+    """The weights after training on the toy problem, and the curve."""
+    model = network.build(bit)
+    network.set_trainable(model, part)
+    curve = training.fit(model, train or images_of(36), images_of(30, seed=1), recipe, seed=seed, **how)
+    return network.get_weights(model), curve
+
+
+def digest(weights):
+    return hashlib.sha256(b"".join(weights[name].tobytes() for name in sorted(weights))).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def run():
+    return trained(bit_of())
+
+
+def test_training_lowers_the_loss(run):
+    _, curve = run
+    assert curve[0]["loss"] == pytest.approx(np.log(3), abs=0.15)  # the head starts at zero
+    assert curve[-1]["loss"] < 0.5 * curve[0]["loss"]
+    assert curve[-1]["accuracy"] > 0.9 and curve[-1]["validation_accuracy"] > 0.9
+
+
+def test_curve_rows(run):
+    _, curve = run
+    assert [row["step"] for row in curve] == list(range(2, 21, 2))
+    assert all(tuple(sorted(row)) == tuple(sorted(scores.CURVE_COLUMNS)) for row in curve)
+    assert [row["learning_rate"] for row in curve] == [learning_rate(row["step"] - 1, RECIPE) for row in curve]
+    # By hand: warm-up to step 4, decays at steps 10, 15 and 18.
+    by_hand = [0.015, 0.03, 0.03, 0.03, 0.03, 3e-3, 3e-3, 3e-4, 3e-4, 3e-5]
+    assert [row["learning_rate"] for row in curve] == pytest.approx(by_hand)
+
+
+def test_equal_runs_give_equal_bits(run):
+    weights, curve = run
+    again, curve_again = trained(bit_of())
+    assert digest(again) == digest(weights)
+    assert curve_again == curve
+    assert digest(trained(bit_of(), seed=1)[0]) != digest(weights)
+
+
+def test_another_process_gives_equal_bits(run):
+    code = "import test_training as t; print(t.digest(t.trained(t.bit_of())[0]))"
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == digest(run[0])
+
+
+def test_no_steps_train_nothing():
+    bit = bit_of()
+    weights, curve = trained(bit, replace(RECIPE, steps=0, decays=(0, 0, 0), warmup=0))
+    assert curve == []
+    assert digest(weights) == digest(bit.weights)
+
+
+def test_a_step_is_of_the_recipes_learning_rate():
+    # From a head of zeros every class gets 1/3, so the gradient of its bias is 1/3 less its share of the batch.
+    recipe = replace(RECIPE, steps=1, batch_size=9, warmup=4)
+    images = images_of(36)
+    ((_, targets),) = training.batches(images, recipe, 3, seed=0)
+    weights, _ = trained(bit_of(), recipe, train=images)
+    assert np.ptp(targets.mean(0)) > 0
+    assert weights[f"{HEAD}/bias"] == pytest.approx(-0.03 / 4 * (1 / 3 - targets.mean(0)), abs=1e-7)
+
+
+def test_weight_decay_shrinks_kernels_alone():
+    recipe = replace(RECIPE, steps=1, warmup=0, decays=())
+    bit = bit_of()
+    plain, _ = trained(bit, recipe)
+    decayed, _ = trained(bit, replace(recipe, weight_decay=0.5))
+    for name, value in bit.weights.items():
+        shrunk = 0.03 * 0.5 * value if name.endswith("kernel") else 0
+        assert decayed[name] == pytest.approx(plain[name] - shrunk, abs=1e-6)
+
+
+def test_frozen_trunk_stays_bit_equal():
+    bit = bit_of()
+    weights, curve = trained(bit, part="head")
+    changed = {name for name, value in bit.weights.items() if not np.array_equal(weights[name], value)}
+    assert changed == {f"{HEAD}/kernel", f"{HEAD}/bias"}
+    assert curve[-1]["loss"] < curve[0]["loss"]
+
+
+def test_before_step_comes_before_every_step():
+    model = network.build(bit_of())
+    seen = []
+    training.fit(
+        model, images_of(36), images_of(6), replace(RECIPE, steps=3), seed=0,
+        before_step=lambda: seen.append(float(np.abs(model.get_layer(HEAD).kernel.numpy()).sum())),
+    )  # fmt: skip
+    assert seen[0] == 0 and len(set(seen)) == 3
+
+
+# Distillation
+
+
+def softmax(x):
+    exponentials = np.exp(x - x.max(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1, 4])
+def test_distillation_loss(temperature):
+    teacher, student = np.random.default_rng(0).normal(0, 3, (2, 6, 4)).astype(np.float32)
+    expected = -np.mean(np.sum(softmax(teacher / temperature) * np.log(softmax(student / temperature)), axis=1))
+    loss = training.distillation_loss(tf.constant(teacher), tf.constant(student), temperature)
+    assert float(loss) == pytest.approx(temperature**2 * expected, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def teacher(run):
+    return network.build(bit_of().with_weights(run[0]))
+
+
+def test_student_of_the_teacher_alone_ignores_labels(run, teacher):
+    images = images_of(36)
+    shuffled = training.Images(images.pixels, np.random.default_rng(0).permutation(images.labels))
+    alone = training.Teacher(teacher, weight=1, temperature=2)
+    weights, curve = trained(bit_of(seed=7), train=images, teacher=alone)
+    assert digest(trained(bit_of(seed=7), train=shuffled, teacher=alone)[0]) == digest(weights)
+    assert curve[-1]["loss"] < curve[0]["loss"] and curve[-1]["validation_accuracy"] > 0.5
+    assert digest(network.get_weights(teacher)) == digest(run[0])  # the teacher does not learn
+
+
+def test_teachers_weight_mixes_the_losses(teacher):
+    # A student with a head of zeros gives 1/3 to each class, whatever the temperature.
+    _, (row,) = trained(bit_of(), replace(RECIPE, steps=1), teacher=training.Teacher(teacher, 0.25, temperature=3))
+    assert row["loss"] == pytest.approx(0.75 * np.log(3) + 0.25 * 9 * np.log(3), rel=1e-5)
+
+
+# Prediction
+
+
+def test_predict_keeps_the_order_over_batches():
+    bit = bit_of()
+    head = np.random.default_rng(0).normal(size=bit.weights[f"{HEAD}/kernel"].shape)
+    model = network.build(bit.with_weights({**bit.weights, f"{HEAD}/kernel": head}))
+    pixels = np.random.default_rng(1).integers(256, size=(training.PREDICTION_BATCH + 3, 8, 8, 3), dtype=np.uint8)
+    logits = training.predict(model, pixels)
+    assert logits.shape == (len(pixels), 3)
+    for index in (0, 255, 256, -1):
+        expected = model(pixels[index][None].astype(np.float32)).numpy()
+        assert logits[index] == pytest.approx(expected[0], rel=1e-3, abs=1e-4)
