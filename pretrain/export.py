@@ -1,9 +1,9 @@
 """Write the pretrained trunk as bit-tiny.npz, and where it comes from as bit-tiny.json.
 
-    cd restart; PYTHONPATH=../.. python ../export.py
+    PYTHONPATH=.. python export.py
 
-params.yaml of both rounds, data/dataset, models/finetuned -> ../bit-tiny.npz, ../bit-tiny.json. Weights are stored as
-float16, and the accuracies given are those of the rounded weights.
+params.yaml and restart/params.yaml, data/dataset, restart/models/finetuned -> bit-tiny.npz, bit-tiny.json. Weights are
+stored as float16, and the accuracies given are those of the rounded weights.
 """
 
 import platform
@@ -22,9 +22,9 @@ from stages.scores import accuracy
 
 
 def main() -> None:
-    rounds = [load(Path("../params.yaml")), load()]
+    rounds = [load(), load(Path("restart/params.yaml"))]
     source = tfds.builder(rounds[0].dataset.name)
-    bit = model.load(FINETUNED)
+    bit = model.load("restart" / FINETUNED)
     stored = {name: value.astype(np.float16) for name, value in bit.weights.items()}
     rounded = bit.with_weights({name: value.astype(np.float32) for name, value in stored.items()})
     keras_model = network.build(rounded)
@@ -33,10 +33,10 @@ def main() -> None:
         images, labels = dataset.read(split, bit.architecture.image_size)
         accuracies[split] = accuracy(training.predict(keras_model, images), labels)
 
-    with whole(Path("../bit-tiny.npz")) as temporary:
+    with whole(Path("bit-tiny.npz")) as temporary:
         np.savez_compressed(temporary, **dict(sorted(stored.items())))
     write_json(
-        Path("../bit-tiny.json"),
+        Path("bit-tiny.json"),
         {
             "architecture": asdict(bit.architecture) | {"parameters": bit.parameters, "macs": bit.macs},
             "dataset": {

@@ -9,12 +9,12 @@ from stages import run
 from stages.artifacts import PRUNED, TFLITE, whole
 from stages.bit import model
 from stages.images import dataset
-from stages.params import load
+from stages.params import entry, load
 from stages.tflite import conversion
 
 
 def main(pruning: str, quantization: str) -> None:
-    how = load().quantization[quantization]
+    how = entry(load().quantization, quantization)
     bit = model.load(PRUNED / pruning)
     calibration = None
     if how.scheme == "int8":

@@ -12,6 +12,8 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from stages import InputError
+
 Auto = Literal["auto"]
 Share = Annotated[float, Field(ge=0, le=1)]
 # 0 < share < 1
@@ -146,6 +148,13 @@ class Params(Section):
         if self.compare.baseline not in self.variants:
             raise ValueError(f"compare.baseline is {self.compare.baseline!r}; allowed: {', '.join(self.variants)}")
         return self
+
+
+def entry(section: dict[str, Section], name: str) -> Section:
+    """The entry of `pruning` or `quantization` that bears this name. Raises InputError if there is none."""
+    if name not in section:
+        raise InputError(f"params.yaml has no entry {name!r} there; it has: {', '.join(section)}")
+    return section[name]
 
 
 def load(path: Path = Path("params.yaml")) -> Params:

@@ -12,13 +12,14 @@ from functools import partial
 from stages import run, scores
 from stages.artifacts import FINETUNED, METRICS, PLOTS, PRUNED, write_csv, write_json
 from stages.bit import model
-from stages.params import Params, load
+from stages.params import Params, entry, load
 
 
 def main(name: str) -> None:
     params = load()
+    how = entry(params.pruning, name)
     original = model.load(FINETUNED)
-    if params.pruning[name].method == "none":
+    if how.method == "none":
         # The same function as the fine-tuned model, so its metrics are that model's.
         bit, curve, metrics = model.fold(original), [], json.loads((METRICS / "finetune.json").read_text())
     else:

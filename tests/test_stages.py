@@ -256,7 +256,7 @@ def test_finetune_without_steps_attaches_the_head(copy):
 
 
 def test_finetune_trains_the_part_asked_for(copy):
-    Path("params.yaml").write_text(PARAMS.replace("steps: 12", "steps: 1, trainable: head"))
+    Path("params.yaml").write_text(PARAMS.replace("steps: 12", "steps: 12, trainable: head"))
     finetune.main()
     backbone, finetuned = (model.load(Path("models") / name) for name in ("backbone", "finetuned"))
     assert all(np.array_equal(finetuned.weights[name], value) for name, value in backbone.weights.items())

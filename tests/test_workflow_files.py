@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
 # What stages write, and so what is missing from a fresh clone.
-WRITTEN = ("data/", "models/", "metrics/", "plots/", "report.html")
+WRITTEN = ("data/", "models/", "metrics/", "plots/", "report.html", "restart/models/")
 # The stage `download` runs one branch of its code in each of its two instances.
 OWN_PACKAGE = {"download@dataset": "stages/images/", "download@backbone": "stages/bit/"}
 
@@ -122,8 +122,8 @@ def test_deps_of_a_download_name_what_its_branch_imports(name):
 def test_deps_of_pretraining_name_what_the_stage_imports(name):
     file = program(PRETRAINING[name], "pretrain/")
     needs = {"export.py" if found == "pretrain/export.py" else f"../{found}" for found in needed_by_program(file)}
-    if "stages.download" in PRETRAINING[name]["cmd"]:
-        other = {"dataset": "../stages/bit/", "backbone": "../stages/images/"}[name]
+    if part := re.search(r"stages\.download (\w+)", PRETRAINING[name]["cmd"]):
+        other = {"dataset": "../stages/bit/", "backbone": "../stages/images/"}[part[1]]
         needs = {found for found in needs if not found.startswith(other)}
     assert missing(needs, PRETRAINING[name]["deps"]) == []
 

@@ -60,7 +60,8 @@ def recipe(params: Finetune, *, image_area: int, examples: int) -> Recipe:
         resize=_or(params.resize, image_size * rule_resize // rule_crop),
         image_size=image_size,
         warmup=warmup * steps // rule_steps,
-        decays=tuple(decay * steps // rule_steps for decay in decays),
+        # However short the run, its first step is at the full rate.
+        decays=tuple(max(1, decay * steps // rule_steps) for decay in decays),
         mixup=_or(params.mixup, mixup(examples)),
         flip=params.flip,
         weight_decay=params.weight_decay,

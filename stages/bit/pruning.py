@@ -14,8 +14,8 @@ from stages.params import Channels, Magnitude
 GROWTH = 2 / 3
 MASK_UPDATES = 20
 
-# Trains a model in place and returns the curve; takes the model and `before_step` as `training.fit` does.
-Fit = Callable[..., list[dict[str, float]]]
+# Trains a model in place and returns the curve, as `training.fit` does.
+Fit = Callable[[tf.keras.Model], list[dict[str, float]]]
 
 
 def prune(bit: Bit, how: Magnitude | Channels, fit: Fit) -> tuple[Bit, list[dict[str, float]]]:
@@ -52,14 +52,12 @@ def magnitude(bit: Bit, sparsity: float, *, steps: int, fit: Fit) -> tuple[Bit, 
 
     # The wrappers share their layers with `model`, which therefore ends up with the pruned weights.
     pruned = tf.keras.models.clone_model(model, clone_function=wrapped)
-    pruned.optimizer = tf.keras.optimizers.SGD()  # where tfmot's callback looks for the number of steps
     updates = tfmot.sparsity.keras.UpdatePruningStep()
     updates.set_model(pruned)
     updates.on_train_begin()
     if steps:
-        curve = fit(pruned, before_step=lambda: updates.on_train_batch_begin(batch=None))
+        curve = fit(pruned)
     else:
-        updates.on_train_batch_begin(batch=None)
         pruned(np.zeros((1, *bit.architecture.image_size, 3), np.float32), training=True)
         curve = []
     updates.on_epoch_end(batch=None)

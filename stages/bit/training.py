@@ -1,7 +1,7 @@
 """Training of a BiT: one loop for pretraining, fine-tuning and recovery after pruning."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,6 @@ def fit(
     *,
     seed: int,
     teacher: Teacher | None = None,
-    before_step: Callable[[], None] = lambda: None,
     desc: str = "train",
 ) -> list[dict[str, float]]:
     """Train the trainable weights of `model` in place, and return the curve.
@@ -79,7 +78,6 @@ def fit(
     with tqdm(data, desc, recipe.steps, unit="step", disable=None) as progress:
         for number, batch in enumerate(progress):
             optimizer.learning_rate.assign(learning_rate(number, recipe))
-            before_step()
             recent.append(step(*batch))
             if number + 1 in rows_at:
                 loss, hits = np.mean(recent, axis=0)
