@@ -38,7 +38,8 @@ def main() -> None:
     write_json(
         Path("bit-tiny.json"),
         {
-            "architecture": asdict(bit.architecture) | {"parameters": bit.parameters, "macs": bit.macs},
+            "architecture": asdict(bit.architecture)
+            | {"name": "bit-tiny", "parameters": bit.parameters, "macs": bit.macs},
             "dataset": {
                 "name": source.name,
                 "version": str(source.version),

@@ -78,8 +78,8 @@ class Finetune(Section):
 class Recovery(Section):
     """Training after pruning, with the fine-tuned model as teacher (Hinton et al., arXiv:1503.02531)."""
 
-    steps: Count = 200
-    batch_size: Positive = 64
+    steps: Count = 150
+    batch_size: Positive = 32
     learning_rate: PositiveFloat = 0.003
     distillation: Share = 0.5
     temperature: PositiveFloat = 2.0

@@ -7,6 +7,7 @@ metrics/prune/P.json, plots/prune/P/.
 """
 
 import json
+from dataclasses import replace
 from functools import partial
 
 from stages import run, scores
@@ -38,6 +39,8 @@ def pruned(original: model.Bit, name: str, params: Params) -> tuple[model.Bit, l
     how = params.pruning[name]
     recovery = how.model_dump(include={"steps", "batch_size", "learning_rate"})
     recipe, train, validation = finetune.training_run(params.finetune.model_copy(update=recovery))
+    # Folding makes kernels some ten times larger but not gammas and betas: steps must follow each weight's own scale.
+    recipe = replace(recipe, optimizer="adam")
     fit = partial(
         training.fit, train=train, validation=validation, recipe=recipe, seed=params.seed, desc=f"recover {name}",
         teacher=training.Teacher(network.build(original), how.distillation, how.temperature),

@@ -26,6 +26,7 @@ class Recipe:
     mixup: float = 0.0
     flip: bool = False
     weight_decay: float = 0.0
+    optimizer: str = "sgd"
 
 
 def resolution(image_area: int) -> tuple[int, int]:

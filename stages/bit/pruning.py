@@ -10,8 +10,8 @@ from stages.bit import network
 from stages.bit.model import HEAD, ROOT, Bit
 from stages.params import Channels, Magnitude
 
-# Sparsity grows over this share of the recovery's steps; over the rest the masks stay and the weights settle.
-GROWTH = 2 / 3
+# Sparsity grows over this share of the recovery's steps, while BiT's schedule is at its full rate; then masks stay.
+GROWTH = 0.4
 MASK_UPDATES = 20
 
 # Trains a model in place and returns the curve, as `training.fit` does.

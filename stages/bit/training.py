@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -52,7 +53,9 @@ def fit(
     tf.keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     classes = model.output_shape[-1]
-    optimizer = tf.keras.optimizers.SGD(momentum=MOMENTUM, weight_decay=recipe.weight_decay or None)
+    optimizer = {"sgd": partial(tf.keras.optimizers.SGD, momentum=MOMENTUM), "adam": tf.keras.optimizers.Adam}[
+        recipe.optimizer
+    ](weight_decay=recipe.weight_decay or None)
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
 
     @tf.function
