@@ -48,7 +48,8 @@ def test_other_image_size_keeps_the_rule_s_margin(area, size, resize):
         (6400, 48_000, 320, (1920, 3840, 5760)),
         (40_000, 500_000, 1000, (12_000, 24_000, 36_000)),
         (7, 3500, 1, (2, 4, 5)),
-        (0, 3500, 0, (0, 0, 0)),
+        (1, 3500, 0, (1, 1, 1)),
+        (0, 3500, 0, (1, 1, 1)),
     ],
 )
 def test_other_steps_stretch_the_schedule(steps, examples, warmup, decays):
@@ -82,8 +83,7 @@ def test_learning_rate_of_every_step(examples, steps):
             rate += 0.03 / run.warmup
         elif step == run.warmup:
             rate = 0.03
-        if step in run.decays:
-            rate /= 10
+        rate /= 10 ** run.decays.count(step)
         rates.append(rate)
     assert [learning_rate(step, run) for step in range(run.steps)] == pytest.approx(rates, rel=1e-9)
 

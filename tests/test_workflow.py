@@ -38,7 +38,7 @@ class Clone:
         for name in filter(None, names.split("\0")):
             if (PROJECT / name).exists() and not name.startswith(("metrics/", "plots/", "dvc.lock", "tests/")):
                 (directory / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(PROJECT / name, directory / name)
+                shutil.copy(PROJECT / name, directory / name, follow_symlinks=False)
         self.run("git", "init", "-q")
 
     def run(self, *command: str, check: bool = True) -> str:
