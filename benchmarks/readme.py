@@ -20,6 +20,8 @@ import yaml
 
 PROJECT = Path(__file__).parents[1]
 README = PROJECT / "README.md"
+# What TensorFlow, its converter and DVC say on the side, whatever their log levels.
+NOISE = re.compile(r"[IWE]0000 |WARNING: All log messages|WARNING: No file hash|INFO: Created|fully_quantize:")
 
 
 def main() -> None:
@@ -66,7 +68,7 @@ def transcript(block: str, clone: Path) -> str:
     lines = []
     for command in re.findall(r"^\$ (.*)$", block, re.MULTILINE):
         print("$", command, flush=True)
-        lines += [f"$ {command}", *run(command, clone).splitlines()]
+        lines += [f"$ {command}", *(line for line in run(command, clone).splitlines() if not NOISE.match(line))]
         while "queue start" in command and re.search("Queued|Running", run("dvc queue status", clone)):
             time.sleep(5)
     return "\n".join(line.rstrip() for line in lines) + "\n"
