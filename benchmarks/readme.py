@@ -58,9 +58,10 @@ def results(tradeoff: Path) -> str:
 
 
 def stages(dvc_yaml: Path) -> str:
-    """A row of a Markdown table for each stage, from its desc."""
+    """A Markdown table of the stages with their descs."""
     described = yaml.safe_load(dvc_yaml.read_text())["stages"].items()
-    return "".join(f"| {name} | {stage.get('do', stage)['desc']} |\n" for name, stage in described)
+    rows = [f"| {name} | {stage.get('do', stage)['desc']} |\n" for name, stage in described]
+    return "".join(["| stage | does |\n", "|---|---|\n", *rows])
 
 
 def transcript(block: str, clone: Path) -> str:
