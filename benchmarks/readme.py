@@ -77,7 +77,7 @@ def transcript(block: str, clone: Path) -> str:
 
 def run(command: str, clone: Path) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "COLUMNS": "150", "DVC_NO_ANALYTICS": "1"}
+    environment = {**os.environ, "PATH": path, "COLUMNS": "180", "DVC_NO_ANALYTICS": "1"}
     done = subprocess.run(
         command, shell=True, cwd=clone, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
