@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_model_optimization as tfmot
 
 from stages.bit import network
 from stages.bit.model import HEAD, ROOT, Bit
@@ -34,6 +33,8 @@ def magnitude(bit: Bit, sparsity: float, *, steps: int, fit: Fit) -> tuple[Bit, 
     tfmot's prune_low_magnitude with a polynomial schedule (Zhu & Gupta, arXiv:1710.01878) over `steps`; with 0 steps
     the smallest weights go at once.
     """
+    import tensorflow_model_optimization as tfmot  # seconds to import, which channels does not need
+
     if steps:
         end = max(1, round(steps * GROWTH))
         schedule = tfmot.sparsity.keras.PolynomialDecay(

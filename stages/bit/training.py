@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -53,10 +52,14 @@ def fit(
     tf.keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     classes = model.output_shape[-1]
-    optimizer = {"sgd": partial(tf.keras.optimizers.SGD, momentum=MOMENTUM), "adam": tf.keras.optimizers.Adam}[
-        recipe.optimizer
-    ](weight_decay=recipe.weight_decay or None)
+    decay = recipe.weight_decay or None
+    if recipe.optimizer == "sgd":
+        optimizer = tf.keras.optimizers.SGD(momentum=MOMENTUM, weight_decay=decay)
+    else:
+        optimizer = tf.keras.optimizers.Adam(weight_decay=decay)
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    # Variables that the first step made would have it traced twice.
+    optimizer.build(model.trainable_variables)
 
     @tf.function
     def step(pixels, targets):
