@@ -17,6 +17,8 @@ import numpy as np
 DATASET = Path("data/dataset")
 BACKBONE = Path("models/backbone")
 FINETUNED = Path("models/finetuned")
+# Where a fine-tuning that was interrupted stands.
+INTERRUPTED = Path("models/.finetuning.npz")
 PRUNED = Path("models/pruned")
 TFLITE = Path("models/tflite")
 RELEASE = Path("models/release")

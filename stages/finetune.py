@@ -3,10 +3,29 @@
     python -m stages.finetune
 
 Params finetune, seed; data/dataset, models/backbone -> models/finetuned, metrics/finetune.json, plots/finetune/.
+
+An interrupted run goes on from its last checkpoint. Of several hosts (finetune.devices: all_hosts) each runs this, on
+its own copy of data and backbone and with its own TF_CONFIG; the first one writes the outputs.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from dvclive import Live
+
 from stages import run, scores
-from stages.artifacts import BACKBONE, FINETUNED, FINETUNED_PREDICTIONS, METRICS, PLOTS, write_csv, write_json
+from stages.artifacts import (
+    BACKBONE,
+    FINETUNED,
+    FINETUNED_PREDICTIONS,
+    INTERRUPTED,
+    METRICS,
+    PLOTS,
+    write_csv,
+    write_json,
+)
 from stages.bit import hyperrule, model, network, training
 from stages.images import dataset
 from stages.params import Finetune, load
@@ -15,29 +34,50 @@ from stages.params import Finetune, load
 def training_run(params: Finetune) -> tuple[hyperrule.Recipe, training.Images, training.Images]:
     """The recipe that `params` means for the prepared data set, and its images for training and validation."""
     recipe = hyperrule.recipe(params, image_area=dataset.median_area(), examples=dataset.count("train"))
-    train, validation = (
-        training.Images(*dataset.read(split, (side, side)))
-        for split, side in (("train", recipe.resize), ("validation", recipe.image_size))
-    )
-    return recipe, train, validation
+    train = dataset.read("train", (recipe.resize, recipe.resize), cache_mb=params.cache_mb)
+    validation = dataset.read("validation", (recipe.image_size, recipe.image_size))
+    return recipe, training.Images(*train), training.Images(*validation)
+
+
+@contextmanager
+def logged(directory: Path) -> Iterator[training.Log]:
+    """Curves as DVCLive writes them while training goes on: `directory`/plots/metrics/NAME.tsv."""
+    with Live(str(directory), save_dvc_exp=False, dvcyaml=None) as live:
+
+        def log(step: int, values: dict[str, float]) -> None:
+            live.step = step
+            for name, value in values.items():
+                live.log_metric(name, value)
+
+        yield log
 
 
 def main() -> None:
     params = load()
+    devices = training.strategy(params.finetune.devices)
     labels = dataset.labels()
     recipe, train, validation = training_run(params.finetune)
 
     crop = (recipe.image_size, recipe.image_size)
     bit = model.with_head(model.load(BACKBONE), labels, crop)
-    keras_model = network.build(bit)
-    network.set_trainable(keras_model, params.finetune.trainable)
-    curve = training.fit(keras_model, train, validation, recipe, seed=params.seed, desc="finetune")
+    with devices.scope(), network.precision(params.finetune.precision):
+        keras_model = network.build(bit)
+        network.set_trainable(keras_model, params.finetune.trainable)
+    fit = partial(training.fit, keras_model, train, validation, recipe, seed=params.seed, desc="finetune")
+    if params.finetune.devices == "all_hosts":
+        # Hosts would have to agree on the checkpoint that they go on from.
+        checkpoint = None
+        if not training.first_host():
+            return fit()
+    else:
+        checkpoint = training.Checkpoint(INTERRUPTED, dataset.digest())
+    with logged(PLOTS / "finetune") as log:
+        fit(log=log, checkpoint=checkpoint)
     bit = bit.with_weights(network.get_weights(keras_model))
 
     test = training.Images(*dataset.read("test", crop))
-    logits = training.predict(keras_model, test.pixels)
+    logits = training.predict(network.build(bit), test.pixels)
     model.save(bit, FINETUNED)
-    write_csv(PLOTS / "finetune" / "training.csv", scores.CURVE_COLUMNS, curve)
     write_csv(FINETUNED_PREDICTIONS, scores.PREDICTION_COLUMNS, scores.predictions(logits, test.labels, labels))
     write_json(METRICS / "finetune.json", scores.of_model(bit, logits, test.labels))
 

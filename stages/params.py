@@ -45,6 +45,9 @@ class Dataset(Section):
     data_dir: str | None = None
     validation: Part = 0.15
     test: Part = 0.15
+    examples_per_class: Positive | None = None
+    max_examples: Positive | None = None
+    on_error: Literal["fail", "skip"] = "fail"
 
     @model_validator(mode="after")
     def _leaves_training_images(self):
@@ -55,6 +58,7 @@ class Dataset(Section):
 
 class Backbone(Section):
     name: Annotated[str, Field(min_length=1)]
+    source: Annotated[str, Field(min_length=1)] | None = None
 
 
 class Finetune(Section):
@@ -67,6 +71,10 @@ class Finetune(Section):
     mixup: Auto | Share = "auto"
     flip: bool = True
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    batch_split: Positive = 1
+    precision: Literal["float32", "mixed"] = "float32"
+    devices: Literal["one", "all", "all_hosts"] = "one"
+    cache_mb: Count = 1000
 
     @model_validator(mode="after")
     def _crops_from_resized(self):

@@ -22,16 +22,16 @@ def main(name: str) -> None:
     original = model.load(FINETUNED)
     if how.method == "none":
         # The same function as the fine-tuned model, so its metrics are that model's.
-        bit, curve, metrics = model.fold(original), [], json.loads((METRICS / "finetune.json").read_text())
+        bit, metrics = model.fold(original), json.loads((METRICS / "finetune.json").read_text())
     else:
-        bit, curve, metrics = pruned(original, name, params)
+        bit, metrics = pruned(original, name, params)
     model.save(bit, PRUNED / name)
-    write_csv(PLOTS / "prune" / name / "training.csv", scores.CURVE_COLUMNS, curve)
+    write_csv(PLOTS / "prune" / name / "layers.csv", scores.LAYER_COLUMNS, scores.layers(bit))
     write_json(METRICS / "prune" / f"{name}.json", metrics)
 
 
-def pruned(original: model.Bit, name: str, params: Params) -> tuple[model.Bit, list[dict], dict]:
-    """The pruned and recovered model, the curve of its recovery, and its metrics."""
+def pruned(original: model.Bit, name: str, params: Params) -> tuple[model.Bit, dict]:
+    """The pruned and recovered model, and its metrics."""
     from stages import finetune  # these bring TensorFlow, which an entry without pruning does not need
     from stages.bit import network, pruning, training
     from stages.images import dataset
@@ -41,13 +41,15 @@ def pruned(original: model.Bit, name: str, params: Params) -> tuple[model.Bit, l
     recipe, train, validation = finetune.training_run(params.finetune.model_copy(update=recovery))
     # Folding makes kernels some ten times larger but not gammas and betas: steps must follow each weight's own scale.
     recipe = replace(recipe, optimizer="adam")
-    fit = partial(
-        training.fit, train=train, validation=validation, recipe=recipe, seed=params.seed, desc=f"recover {name}",
-        teacher=training.Teacher(network.build(original), how.distillation, how.temperature),
-    )  # fmt: skip
-    bit, curve = pruning.prune(model.fold(original), how, fit)
+    devices = training.strategy("one" if params.finetune.devices == "one" else "all")
+    with finetune.logged(PLOTS / "prune" / name) as log, devices.scope(), network.precision(params.finetune.precision):
+        fit = partial(
+            training.fit, train=train, validation=validation, recipe=recipe, seed=params.seed, desc=f"recover {name}",
+            teacher=training.Teacher(network.build(original), how.distillation, how.temperature), log=log,
+        )  # fmt: skip
+        bit = pruning.prune(model.fold(original), how, fit)
     pixels, labels = dataset.read("test", bit.architecture.image_size)
-    return bit, curve, scores.of_model(bit, training.predict(network.build(bit), pixels), labels)
+    return bit, scores.of_model(bit, training.predict(network.build(bit), pixels), labels)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import numpy as np
 
 from stages.bit.model import Bit
 
-CURVE_COLUMNS = ("step", "loss", "accuracy", "validation_accuracy", "learning_rate")
+LAYER_COLUMNS = ("layer", "inputs", "outputs", "parameters", "macs", "sparsity")
 PREDICTION_COLUMNS = ("actual", "predicted")
 
 
@@ -25,6 +25,20 @@ def of_model(bit: Bit, test_logits: np.ndarray, test_labels: np.ndarray) -> dict
         "sparsity": bit.sparsity,
         "macs": bit.macs,
     }
+
+
+def layers(bit: Bit) -> Iterator[dict[str, str | int | float]]:
+    """A row for each convolution and the head, in running order; `sparsity` is its kernel's share of zeros."""
+    for layer, (height, width) in bit.output_sizes():
+        kernel = bit.weights[f"{layer}/kernel"]
+        yield {
+            "layer": layer,
+            "inputs": kernel.shape[2],
+            "outputs": kernel.shape[3],
+            "parameters": kernel.size,
+            "macs": kernel.size * height * width,
+            "sparsity": float(np.mean(kernel == 0)),
+        }
 
 
 def predictions(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Iterator[dict[str, str]]:

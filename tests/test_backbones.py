@@ -1,11 +1,13 @@
-import contextlib
-import http.server
-import socket
-import threading
+import io
+import math
+import tarfile
+import tempfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from loopback import closed_port, sends, server
 
 from stages import InputError
 from stages.bit import backbones, model
@@ -15,10 +17,21 @@ from stages.params import Backbone
 ROOT_KERNEL = f"{model.ROOT}/kernel"
 
 
+@pytest.fixture(autouse=True)
+def workspace(tmp_path, monkeypatch):
+    """An empty working directory and an empty cache of TF Hub."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "hub"))
+
+
 def published(**changes) -> model.Bit:
     """As small as a BiT of the published form can be: groups of one channel."""
     shape = {"filters": 32, "units": (1, 2), "groups": 32, "root": 7, "pool": True, "image_size": (224, 224)}
     return model.untrained("published", seed=1, **{**shape, **changes})
+
+
+def with_published_head() -> model.Bit:
+    return model.with_head(published(), ("a", "b"), (224, 224))
 
 
 @pytest.fixture
@@ -32,42 +45,33 @@ def npz(tmp_path):
     return write
 
 
-@contextlib.contextmanager
-def server(respond):
-    """The address of a server on loopback that answers every GET by `respond`; what was asked for, as a list."""
-    asked = []
+@pytest.fixture
+def saved_model(tmp_path):
+    """Writes weights, and variables that are none, as TF Hub's modules hold them and gives the directory."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            respond(self)
+    def write(weights: dict[str, np.ndarray], *others) -> Path:
+        import tensorflow as tf
 
-        def log_message(self, *_):
-            pass
+        # As the published one: a list `variables`, each under BiT's own name.
+        module = tf.train.Checkpoint()
+        module.variables = [*(tf.Variable(value, name=name) for name, value in weights.items()), *others]
+        tf.saved_model.save(module, str(tmp_path / "saved"))
+        return tmp_path / "saved"
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http_server:
-        thread = threading.Thread(target=http_server.serve_forever, args=[0.01])
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{http_server.server_port}", asked
-        finally:
-            http_server.shutdown()
-            thread.join()
+    return write
 
 
-def sends(content: bytes, length: int | None = None):
-    def respond(handler):
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(content) if length is None else length))
-        handler.end_headers()
-        handler.wfile.write(content)
-
-    return respond
+def packed(directory: Path, inside: str = ".") -> bytes:
+    """`directory` as a .tar.gz, by default with its files at the top, as TF Hub serves it."""
+    with io.BytesIO() as buffer:
+        with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+            archive.add(directory, inside)
+        return buffer.getvalue()
 
 
-def refusal(name) -> str:
+def refusal(name, source=None) -> str:
     with pytest.raises(InputError) as error:
-        fetch(Backbone(name=str(name)))
+        fetch(Backbone(name=str(name), source=source and str(source)))
     assert len(str(error.value).splitlines()) == 1
     return str(error.value)
 
@@ -124,8 +128,7 @@ def test_three_pixel_root_means_bit_tiny_s_form(npz):
 
 
 def test_published_head_is_left_out(npz):
-    with_head = model.with_head(published(), ("a", "b"), (224, 224))
-    assert_weights(fetch(Backbone(name=str(npz(with_head.weights)))), published())
+    assert_weights(fetch(Backbone(name=str(npz(with_published_head().weights)))), published())
 
 
 def test_half_precision_becomes_float32(npz):
@@ -161,9 +164,7 @@ def test_wrong_weight_is_named(npz, changes, told):
 
 def test_weights_of_another_network(npz):
     path = npz({"conv1/kernel": np.zeros((3, 3))})
-    assert (
-        refusal(path) == f"backbone.name is {str(path)!r}, whose weights are not named as BiT's: ['conv1/kernel'] ..."
-    )
+    assert refusal(path) == f"backbone weights {path}: they are not named as BiT's: ['conv1/kernel'] ..."
 
 
 def test_too_narrow_for_its_groups(npz):
@@ -212,6 +213,113 @@ def test_unknown_name_lists_the_allowed(name):
         assert allowed in message
 
 
+# Names and sources
+
+
+# Published networks with the parameters, in millions, that timm's cards of them give for 1000 classes.
+NETWORKS = {
+    "r50x1": ((3, 4, 6, 3), 1, 25.55),
+    "r50x3": ((3, 4, 6, 3), 3, 217.32),
+    "r101x1": ((3, 4, 23, 3), 1, 44.54),
+    "r101x3": ((3, 4, 23, 3), 3, 387.93),
+    "r152x2": ((3, 8, 36, 3), 2, 236.34),
+    "r152x4": ((3, 8, 36, 3), 4, 936.53),
+}
+
+
+def skeleton(network: str) -> dict[str, np.ndarray]:
+    """Weights that tell a network's architecture, and lack all others."""
+    units, width, _ = NETWORKS[network]
+    names = [f"resnet/block{b}/unit{u:02d}/a/group_norm/gamma" for b, n in enumerate(units, 1) for u in range(1, n + 1)]
+    return {ROOT_KERNEL: np.zeros((7, 7, 3, 64 * width), np.float32), **{name: np.ones(1) for name in names}}
+
+
+@pytest.fixture(scope="module")
+def r50x1():
+    return published(filters=64, units=(3, 4, 6, 3))
+
+
+def test_all_published_models_have_their_addresses():
+    published = [f"{size}-{net}" for size in ("S", "M") for net in ("R50x1", "R50x3", "R101x1", "R101x3", "R152x4")]
+    published += [f"{model}-ILSVRC2012" for model in published if model.startswith("M")] + ["M-R152x2"]
+    addresses = {
+        f"bit-{model.lower()}": f"https://storage.googleapis.com/bit_models/BiT-{model}.npz" for model in published
+    }
+    assert addresses.items() <= backbones.PUBLISHED.items()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_published_networks_have_the_published_number_of_parameters(network):
+    units, width, millions = NETWORKS[network]
+    shapes = model.shapes(filters=64 * width, units=units, root=7)
+    (channels,) = shapes[f"{model.FINAL_NORM}/gamma"]
+    assert round((sum(map(math.prod, shapes.values())) + (channels + 1) * 1000) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize("name", backbones.PUBLISHED)
+def test_published_name_is_fetched_from_its_address_and_means_its_network(name, npz, monkeypatch):
+    network = name.split("-")[2]
+    with server(sends(npz(skeleton(network)).read_bytes())) as (address, asked):
+        monkeypatch.setitem(backbones.PUBLISHED, name, f"{address}/BiT.npz")
+        assert "are missing" in refusal(name)
+        assert "are missing" in refusal(name)
+    assert asked == ["/BiT.npz"]  # weights of the wrong network are not fetched again
+
+
+@pytest.mark.parametrize(
+    ("name", "network"), [("bit-m-r101x1", "r50x1"), ("bit-s-r50x3", "r50x1"), ("bit-m-r50x1-ilsvrc2012", "r152x4")]
+)
+def test_name_and_weights_must_agree(name, network, npz):
+    path = npz(skeleton(network))
+    message = refusal(name, path)
+    units, width, _ = NETWORKS[name.split("-")[2]]
+    assert message.startswith(
+        f"backbone.name is {name!r}, which has {'-'.join(map(str, units))} units of width {width},"
+    )
+    units, width, _ = NETWORKS[network]
+    assert f"the weights {path} have {'-'.join(map(str, units))} units of width {width}:" in message
+
+
+def test_published_name_does_not_take_bit_tiny_s_root(npz):
+    changed = {**skeleton("r50x1"), ROOT_KERNEL: np.zeros((3, 3, 3, 64), np.float32)}
+    assert "are missing" in refusal("bit-m-r50x1", npz(changed))
+    full = {**published(filters=64, units=(3, 4, 6, 3)).weights, ROOT_KERNEL: changed[ROOT_KERNEL]}
+    assert f"1 are misshapen: {ROOT_KERNEL}" in refusal("bit-m-r50x1", npz(full))
+
+
+def test_published_name_with_a_source_of_its_own(npz, r50x1):
+    bit = fetch(Backbone(name="bit-m-r50x1", source=str(npz(r50x1.weights))))
+    assert_weights(bit, r50x1)
+    assert bit.architecture == model.Architecture(
+        "bit-m-r50x1", groups=32, pool=True, standardized=True, image_size=(224, 224)
+    )
+
+
+@pytest.mark.parametrize("name", ["bit-tiny", "bit-tiny-untrained", "my own"])
+def test_source_gives_the_weights_of_any_other_name(npz, name):
+    bit = fetch(Backbone(name=name, source=str(npz(published().weights))))
+    assert_weights(bit, published())
+    assert bit.architecture.name == name
+
+
+def test_weights_are_held_once(npz, r50x1):
+    path = npz(r50x1.weights)
+    tracemalloc.start()
+    try:
+        fetch(Backbone(name="bit-m-r50x1", source=str(path)))
+        assert tracemalloc.get_traced_memory()[1] < 1.2 * path.stat().st_size
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("source", ["bit-m-r50x1", "no/such/folder", "google/bit/tensorFlow2/m-r50x1/1"])
+def test_unknown_source_lists_the_allowed(source):
+    message = refusal("bit-m-r50x1", source)
+    assert message.startswith(f"backbone.source is {source!r}: allowed are ")
+    for allowed in (".npz", "SavedModel", ".tar.gz", "TF Hub", "Kaggle"):
+        assert allowed in message
+
+
 # Addresses
 
 
@@ -219,64 +327,115 @@ def test_npz_by_address(npz):
     content = npz(published().weights).read_bytes()
     with server(sends(content)) as (address, asked):
         bit = fetch(Backbone(name=f"{address}/models/BiT.npz"))
+        assert_weights(fetch(Backbone(name="mine", source=f"{address}/models/BiT.npz")), published())
     assert asked == ["/models/BiT.npz"]
     assert_weights(bit, published())
     assert bit.architecture.name == f"{address}/models/BiT.npz"
 
 
-def test_published_name_means_its_address(npz, monkeypatch):
-    assert len(backbones.PUBLISHED) == 12
-    expected = "https://storage.googleapis.com/bit_models/BiT-M-R50x1.npz"
-    assert backbones.PUBLISHED["bit-m-r50x1"] == expected
-    with server(sends(npz(published().weights).read_bytes())) as (address, asked):
-        monkeypatch.setitem(backbones.PUBLISHED, "bit-m-r50x1", f"{address}/BiT-M-R50x1.npz")
-        bit = fetch(Backbone(name="bit-m-r50x1"))
-    assert asked == ["/BiT-M-R50x1.npz"]
-    assert bit.architecture.name == "bit-m-r50x1"
-    assert_weights(bit, published())
+@pytest.mark.parametrize("path", ["BiT.npz?download=1", "saved.tar.gz?download=1"])
+def test_query_is_no_part_of_the_file_s_name(npz, saved_model, path):
+    files = {
+        "/BiT.npz": npz(published().weights).read_bytes(),
+        "/saved.tar.gz": packed(saved_model(published().weights)),
+    }
+    with server(lambda handler: sends(files[handler.path.split("?")[0]])(handler)) as (address, _):
+        assert_weights(fetch(Backbone(name="mine", source=f"{address}/{path}")), published())
 
 
+@pytest.mark.parametrize("file", ["BiT.npz", "BiT.tar.gz", "bit/m-r50x1/1"])
+def test_address_that_can_t_be_reached_is_named_with_the_way_out(file):
+    with closed_port() as address:
+        message = refusal("mine", f"{address}/{file}")
+    assert message.startswith(f"{address}/{file} can't be fetched")
+    assert "download it elsewhere and give its path as backbone.source" in message
+
+
+@pytest.mark.parametrize("file", ["BiT.npz", "BiT.tar.gz", "bit/m-r50x1/1"])
 @pytest.mark.parametrize(
-    ("respond", "told"),
-    [
-        (lambda handler: handler.send_error(404), "404"),
-        (lambda handler: handler.send_error(503), "503"),
-        (sends(b"PK" * 100, length=1000), "fetched"),
-        (sends(b"<html>Log in first</html>"), ""),
-    ],
-    ids=["404", "503", "cut short", "a page"],
+    "respond",
+    [lambda handler: handler.send_error(404), sends(b"<html>Log in first</html>")],
+    ids=["404", "a page"],
 )
-def test_failed_download_names_the_address(respond, told):
+def test_failed_download_names_the_address_and_is_not_kept(file, respond):
     with server(respond) as (address, _):
-        message = refusal(f"{address}/BiT.npz")
-    assert f"{address}/BiT.npz" in message and told in message
-
-
-def test_closed_port_names_the_address():
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{unused.getsockname()[1]}/BiT.npz"
-        message = refusal(address)
-    assert message.startswith(address)
-    assert "give its path as backbone.name" in message
+        message = refusal("mine", f"{address}/{file}")
+    assert f"{address}/{file} can't be" in message
+    assert not [path for path in Path("data/downloads").glob("*") if path.suffix != ".part"]
+    assert not list(Path("hub").glob("*"))
 
 
 # SavedModel
 
 
-def test_saved_model_with_bit_s_variables(tmp_path):
+def test_saved_model_by_directory(saved_model):
+    assert_weights(fetch(Backbone(name=str(saved_model(with_published_head().weights)))), published())
+
+
+@pytest.mark.parametrize("inside", [".", "any/folder"])
+@pytest.mark.parametrize("name", ["saved.tar.gz", "saved.tgz"])
+def test_saved_model_by_archive(saved_model, inside, name):
+    Path(name).write_bytes(packed(saved_model(with_published_head().weights), inside))
+    assert_weights(fetch(Backbone(name=name)), published())
+
+
+def test_saved_model_by_address_of_its_archive(saved_model):
+    with server(sends(packed(saved_model(with_published_head().weights)))) as (address, asked):
+        assert_weights(fetch(Backbone(name="mine", source=f"{address}/saved.tar.gz")), published())
+    assert_weights(fetch(Backbone(name="mine", source=f"{address}/saved.tar.gz")), published())
+    assert asked == ["/saved.tar.gz"]
+
+
+def test_handle_is_resolved_by_tf_hub_and_kept_in_its_cache(saved_model):
+    with server(sends(packed(saved_model(with_published_head().weights)))) as (address, asked):
+        handle = f"{address}/google/bit/m-r50x1/1"
+        assert_weights(fetch(Backbone(name="mine", source=handle)), published())
+    assert_weights(fetch(Backbone(name="mine", source=handle)), published())
+    assert asked == ["/google/bit/m-r50x1/1?tf-hub-format=compressed"]
+    assert list(Path("hub").glob("*/saved_model.pb"))
+
+
+def test_step_counter_is_no_weight(saved_model):
     import tensorflow as tf
 
-    # As the published one: a list `variables`, each under BiT's own name.
-    module = tf.train.Checkpoint()
-    with_head = model.with_head(published(), ("a", "b"), (224, 224))
-    module.variables = [tf.Variable(value, name=name) for name, value in with_head.weights.items()]
-    tf.saved_model.save(module, str(tmp_path / "saved"))
-    assert_weights(fetch(Backbone(name=str(tmp_path / "saved"))), published())
+    path = saved_model(published().weights, tf.Variable(7, name="global_step", dtype=tf.int64))
+    assert_weights(fetch(Backbone(name=str(path))), published())
+
+
+def test_variable_of_floats_that_is_not_bit_s_is_named(saved_model):
+    import tensorflow as tf
+
+    path = saved_model(published().weights, tf.Variable([1.0], name="resnet/group_norm/gamma/Momentum"))
+    assert "1 are not BiT's: resnet/group_norm/gamma/Momentum" in refusal(path)
+
+
+def test_variable_that_is_there_twice_is_named(saved_model):
+    import tensorflow as tf
+
+    path = saved_model(published().weights, tf.Variable(published().weights[GAMMA], name=GAMMA))
+    assert GAMMA in refusal(path) and str(path) in refusal(path)
 
 
 def test_folder_that_is_no_saved_model(tmp_path):
     assert str(tmp_path) in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file", ["saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"]
+)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        Path.unlink,
+        lambda path: path.write_bytes(path.read_bytes()[:50]),
+        lambda path: path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes())),
+    ],
+    ids=["missing", "cut short", "changed"],
+)
+def test_damaged_saved_model_is_named(saved_model, file, damage):
+    path = saved_model(published().weights)
+    damage(path / file)
+    assert f"backbone weights {path} can't be read" in refusal(path)
 
 
 def test_saved_model_of_something_else(tmp_path):
@@ -286,6 +445,17 @@ def test_saved_model_of_something_else(tmp_path):
     assert str(tmp_path / "saved") in refusal(tmp_path / "saved")
 
 
-def test_handle_that_can_t_be_fetched_names_it():
-    with server(lambda handler: handler.send_error(404)) as (address, _):
-        assert f"{address}/bit/m-r50x1/1" in refusal(f"{address}/bit/m-r50x1/1")
+def test_broken_archive_is_named(saved_model):
+    content = packed(saved_model(published().weights))
+    for number, broken in enumerate([b"", b"<html>", content[:1000], content[:-1000], packed(Path("saved/variables"))]):
+        Path(f"{number}.tar.gz").write_bytes(broken)
+        assert f"backbone weights {number}.tar.gz can't be read" in refusal(f"{number}.tar.gz")
+
+
+def test_archive_can_t_write_outside_its_place(tmp_path, monkeypatch):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "evil").write_text("")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    Path("evil.tar.gz").write_bytes(packed(tmp_path / "evil", "../../written"))
+    assert "evil.tar.gz" in refusal("evil.tar.gz")
+    assert not (tmp_path / "written").exists()

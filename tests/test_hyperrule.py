@@ -93,3 +93,19 @@ def test_learning_rate_at_the_corners_of_the_rule():
     rates = {0: 0.00003, 49: 0.0015, 99: 0.003, 100: 0.003, 199: 0.003, 200: 0.0003, 299: 0.0003, 300: 0.00003}
     rates |= {399: 0.00003, 400: 0.000003, 499: 0.000003}
     assert {step: learning_rate(step, run) for step in rates} == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(("batch_size", "rate"), [(512, 0.003), (128, 0.001), (32, 0.001 / 3), (2048, 0.009)])
+def test_smaller_batches_learn_more_slowly(batch_size, rate):
+    # The authors' two points, 512: 0.003 and 128: 0.001, say a third of the rate for a quarter of the images.
+    run = recipe(Finetune(batch_size=batch_size), image_area=SMALL, examples=10_000)
+    assert run.learning_rate == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("changes", "augments"),
+    [({}, False), ({"flip": True}, True), ({"resize": 40}, True), ({"mixup": 0.1}, True), ({"batch_split": 4}, False)],
+)
+def test_augments(changes, augments):
+    plain = {"image_size": 32, "resize": 32, "flip": False, "mixup": 0.0}
+    assert recipe(Finetune(**plain | changes), image_area=SMALL, examples=100).augments is augments

@@ -1,4 +1,4 @@
-"""The Keras network against BiT's definition, written anew in NumPy."""
+"""The Keras network against BiT's definition, written anew in NumPy, and against SavedModels of plain tf.nn."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,9 @@ import tensorflow as tf
 from numpy.lib.stride_tricks import sliding_window_view
 
 from stages.bit import network
-from stages.bit.backbones import BIT_TINY_SHAPE
+from stages.bit.backbones import BIT_TINY_SHAPE, fetch
 from stages.bit.model import HEAD, fold, standardize, untrained, with_head
+from stages.params import Backbone
 
 PUBLISHED = {"filters": 32, "units": (1, 2), "groups": 32, "root": 7, "pool": True}
 TINY = {**BIT_TINY_SHAPE, "units": (1, 2)}
@@ -98,6 +99,96 @@ def test_network_is_bit(shape):
     logits = network.build(bit)(pixels).numpy()
     assert_close(logits, forward(bit.weights, pixels, **shape))
     assert np.ptp(logits, axis=0).max() > 0.01  # or the images would not matter
+
+
+# What is published: networks of their real size, as .npz and as TF Hub's modules.
+
+
+class HubModule(tf.Module):
+    """A BiT as Google's TF Hub modules are: RGB in 0..1 to logits, variables under BiT's names, raw kernels."""
+
+    def __init__(self, weights, units):
+        super().__init__()
+        self.bit = {name: tf.Variable(value, name=name) for name, value in weights.items()}
+        self.units = [(block, unit) for block, count in enumerate(units, 1) for unit in range(1, count + 1)]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32)])
+    def __call__(self, images):
+        x = self.conv(images * 2 - 1, "resnet/root_block", 2)
+        x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")
+        for block, unit in self.units:
+            prefix = f"resnet/block{block}/unit{unit:02d}"
+            stride = 2 if unit == 1 and block > 1 else 1
+            y = self.norm_relu(x, f"{prefix}/a/group_norm")
+            shortcut = self.conv(y, f"{prefix}/a/proj", stride) if unit == 1 else x
+            y = self.norm_relu(self.conv(y, f"{prefix}/a"), f"{prefix}/b/group_norm")
+            y = self.norm_relu(self.conv(y, f"{prefix}/b", stride), f"{prefix}/c/group_norm")
+            x = self.conv(y, f"{prefix}/c") + shortcut
+        features = tf.reduce_mean(self.norm_relu(x, "resnet/group_norm"), axis=[1, 2])
+        return features @ self.bit[f"{HEAD}/kernel"][0, 0] + self.bit[f"{HEAD}/bias"]
+
+    def conv(self, x, path, stride=1):
+        kernel = self.bit[f"{path}/standardized_conv2d/kernel"]
+        mean, variance = tf.nn.moments(kernel, [0, 1, 2])
+        pad = [kernel.shape[0] // 2] * 2
+        x = tf.pad(x, [[0, 0], pad, pad, [0, 0]])
+        return tf.nn.conv2d(x, (kernel - mean) / tf.sqrt(variance + 1e-10), stride, "VALID")
+
+    def norm_relu(self, x, path):
+        batch, height, width, channels = tf.unstack(tf.shape(x))
+        grouped = tf.reshape(x, [batch, height, width, 32, channels // 32])
+        mean, variance = tf.nn.moments(grouped, [1, 2, 4], keepdims=True)
+        normal = tf.reshape((grouped - mean) / tf.sqrt(variance + 1e-5), tf.shape(x))
+        return tf.nn.relu(normal * self.bit[f"{path}/gamma"] + self.bit[f"{path}/beta"])
+
+
+NETWORKS = {
+    "bit-m-r50x1": {**PUBLISHED, "filters": 64, "units": (3, 4, 6, 3)},
+    "as wide as x3": {**PUBLISHED, "filters": 192, "units": (1, 1, 1, 1)},
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def saved(request, tmp_path_factory):
+    """A BiT by name that a SavedModel holds: its directory, and its own function of pixels in 0..255."""
+    bit = bit_of(NETWORKS[request.param], image_size=(224, 224))
+    module, root = HubModule(bit.weights, NETWORKS[request.param]["units"]), tf.train.Checkpoint()
+    root.variables = list(module.variables)
+    directory = str(tmp_path_factory.mktemp("saved"))
+    tf.saved_model.save(root, directory, signatures=module.__call__)
+    signature = tf.saved_model.load(directory).signatures["serving_default"]
+    return request.param, bit, directory, lambda pixels: signature(tf.constant(pixels / 255))["output_0"].numpy()
+
+
+@pytest.fixture(scope="module")
+def backbone(saved):
+    """What is fetched of it, with the head that fetching leaves out."""
+    name, bit, directory, _ = saved
+    fetched = fetch(Backbone(name=name, source=directory))
+    head = {key: value for key, value in bit.weights.items() if key.startswith(HEAD)}
+    return fetched.with_weights({**fetched.weights, **head}, labels=bit.architecture.labels)
+
+
+def test_npz_and_saved_model_give_the_same_weights(saved, backbone, tmp_path):
+    name, bit, _, _ = saved
+    np.savez(tmp_path / "bit.npz", **bit.weights)
+    from_npz = fetch(Backbone(name=name, source=str(tmp_path / "bit.npz")))
+    assert from_npz.weights.keys() == {key for key in backbone.weights if not key.startswith(HEAD)}
+    assert all(np.array_equal(value, backbone.weights[key]) for key, value in from_npz.weights.items())
+
+
+@pytest.mark.parametrize("image_size", [(128, 128), (224, 224), (96, 160)])
+def test_network_is_the_saved_model_s_signature(saved, backbone, image_size):
+    *_, signature = saved
+    resized = backbone.with_weights(backbone.weights, image_size=image_size)
+    pixels = pixels_of(resized, count=1)
+    assert_close(network.build(resized)(pixels).numpy(), signature(pixels))
+
+
+def test_saved_model_is_bit(saved):
+    name, bit, _, signature = saved
+    pixels = pixels_of(bit.with_weights(bit.weights, image_size=(96, 160)), count=1)
+    assert_close(signature(pixels), forward(bit.weights, pixels, **NETWORKS[name]))
 
 
 @pytest.mark.parametrize("shape", [{**PUBLISHED, "image_size": (33, 29)}, SMALL], ids=["published", "small"])

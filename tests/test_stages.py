@@ -1,5 +1,6 @@
 """The stages from fine-tuning to benchmark, run through their `main` on a small data set and a small backbone."""
 
+import csv
 import gzip
 import io
 import json
@@ -7,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,12 @@ import pytest
 from PIL import Image
 
 from stages import benchmark, convert, evaluate, finetune, prune
-from stages.artifacts import read_csv
+from stages.artifacts import INTERRUPTED, read_csv
 from stages.bit import model
 from stages.images import dataset
 from stages.tflite import runtime
 
+ROOT = Path(__file__).parents[1]
 PARAMS = """
 seed: 3
 dataset: {name: colours}
@@ -40,6 +43,7 @@ COLOURS = 70 + 110 * np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0
 SPLITS = {"train": 36, "validation": 12, "test": 18}
 PRUNINGS = ("dense", "magnitude", "channels")
 VARIANTS = ("dense-float32", "dense-float16", "dense-dynamic", "dense-int8", "magnitude-float32", "channels-float32")
+CURVES = ("loss", "accuracy", "validation_accuracy", "learning_rate")
 MODEL_METRICS = {"accuracy", "top5_accuracy", "parameters", "sparsity", "macs"}
 
 
@@ -110,6 +114,12 @@ def share(some, others):
     return sum(a == b for a, b in zip(some, others, strict=True)) / len(some)
 
 
+def curve(stage, name):
+    """What DVCLive logged, by step."""
+    with Path(f"plots/{stage}/plots/metrics/{name}.tsv").open() as file:
+        return {int(row["step"]): float(row[name]) for row in csv.DictReader(file, delimiter="\t")}
+
+
 def contents(*folders):
     return {path: path.read_bytes() for f in folders for path in sorted(Path(f).rglob("*")) if path.is_file()}
 
@@ -121,9 +131,11 @@ def test_outputs(workspace):
     models = [f"models/{name}" for name in ("backbone", "finetuned", *(f"pruned/{name}" for name in PRUNINGS))]
     expected = {f"{m}/{file}" for m in models for file in ("architecture.json", "weights.npz")}
     expected |= {f"models/tflite/{variant}.tflite" for variant in VARIANTS}
-    expected |= {"metrics/finetune.json", "plots/finetune/training.csv", "plots/finetune/predictions.csv"}
+    expected |= {"metrics/finetune.json", "plots/finetune/predictions.csv"}
     for name in PRUNINGS:
-        expected |= {f"metrics/prune/{name}.json", f"plots/prune/{name}/training.csv"}
+        expected |= {f"metrics/prune/{name}.json", f"plots/prune/{name}/layers.csv"}
+    for log in ("finetune", "prune/magnitude", "prune/channels"):
+        expected |= {f"plots/{log}/metrics.json", *(f"plots/{log}/plots/metrics/{curve}.tsv" for curve in CURVES)}
     for variant in VARIANTS:
         expected |= {f"metrics/evaluate/{variant}.json", f"plots/evaluate/{variant}/predictions.csv"}
     expected |= {"metrics/benchmark/dense-float32.json"}
@@ -144,9 +156,10 @@ def test_finetune():
     # By hand: the root, a, b, c and proj at 8 x 8, and the head.
     assert values["macs"] == 8 * 8 * (27 * 16 + 16 * 16 + 9 * 16 * 16 + 16 * 64 + 16 * 64) + 64 * 6
     assert values["sparsity"] == 0
-    rows = read_csv(Path("plots/finetune/training.csv"))
-    assert list(rows[0]) == ["step", "loss", "accuracy", "validation_accuracy", "learning_rate"]
-    assert rows[-1]["step"] == "12" and float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    losses = curve("finetune", "loss")
+    assert list(losses) == list(range(1, 13)) == list(curve("finetune", "learning_rate"))
+    assert losses[12] < losses[1]
+    assert curve("finetune", "accuracy")[12] > 1 / 6 < curve("finetune", "validation_accuracy")[12]
 
 
 def test_finetuning_changes_the_backbone_it_was_given():
@@ -169,8 +182,13 @@ def test_prune():
         bit = model.load(Path("models/pruned") / name)
         assert not bit.architecture.standardized
         assert metrics(f"prune/{name}")["sparsity"] == pytest.approx(bit.sparsity)
-        steps = [row["step"] for row in read_csv(Path(f"plots/prune/{name}/training.csv"))]
-        assert steps == ([] if name == "dense" else ["1", "2", "3", "4"])
+        layers = read_csv(Path(f"plots/prune/{name}/layers.csv"))
+        assert [row["layer"] for row in layers[:2]] == [model.ROOT, "resnet/block1/unit01/a/standardized_conv2d"]
+        assert sum(int(row["macs"]) for row in layers) == metrics(f"prune/{name}")["macs"]
+        zeros = sum(int(row["parameters"]) * float(row["sparsity"]) for row in layers)
+        assert zeros == pytest.approx(bit.sparsity * sum(int(row["parameters"]) for row in layers))
+        if name != "dense":
+            assert list(curve(f"prune/{name}", "loss")) == [1, 2, 3, 4]
 
 
 def test_dense_model_is_the_finetuned_one_folded():
@@ -246,13 +264,36 @@ def test_prune_convert_and_evaluate_again_give_equal_bytes(copy):
     assert contents("models", "metrics", "plots") == before
 
 
+def test_finetuning_that_is_killed_and_run_again_gives_what_an_unbroken_one_gives(copy):
+    before = contents("models", "metrics", "plots")
+    # Slow enough to be killed in the middle, and with a checkpoint every step.
+    slow = """
+import time
+from functools import partial
+from stages import finetune
+from stages.bit import training
+batches = training.batches
+training.batches = lambda *args: (time.sleep(0.4) or batch for batch in batches(*args))
+training.Checkpoint = partial(training.Checkpoint, seconds=0)
+finetune.main()
+"""
+    process = subprocess.Popen([sys.executable, "-c", slow], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    while not INTERRUPTED.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    finetune.main()
+    assert contents("models", "metrics", "plots") == before
+
+
 def test_finetune_without_steps_attaches_the_head(copy):
     Path("params.yaml").write_text(PARAMS.replace("steps: 12", "steps: 0"))
     finetune.main()
     backbone, finetuned = (model.load(Path("models") / name) for name in ("backbone", "finetuned"))
     assert all(np.array_equal(finetuned.weights[name], value) for name, value in backbone.weights.items())
     assert not finetuned.weights[f"{model.HEAD}/kernel"].any()
-    assert Path("plots/finetune/training.csv").read_text() == "step,loss,accuracy,validation_accuracy,learning_rate\n"
+    assert not list(Path("plots/finetune").rglob("*.tsv"))
 
 
 def test_finetune_trains_the_part_asked_for(copy):
@@ -287,7 +328,7 @@ def test_running_a_file_needs_no_tensorflow(copy):
         "sys.exit(sorted({'tensorflow', 'tf_keras', 'keras'} & set(sys.modules)) or None)"
     )
     before = contents("models", "metrics/evaluate", "metrics/prune", "plots")
-    environment = {**os.environ, "PYTHONPATH": str(Path(finetune.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert contents("models", "metrics/evaluate", "metrics/prune", "plots") == before

@@ -1,13 +1,17 @@
 import hashlib
+import json
+import os
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from stages import scores
+from stages import InputError
 from stages.bit import network, training
 from stages.bit.hyperrule import Recipe, learning_rate
 from stages.bit.model import HEAD, untrained, with_head
@@ -49,7 +53,7 @@ def test_batches_depend_on_seed_and_step_only():
 
 
 def test_batches_have_the_networks_types():
-    for pixels, targets in drawn(images_of(30, side=10), steps=2, mixup=0.3):
+    for pixels, targets in drawn(images_of(30, side=10), steps=2, resize=10, mixup=0.3):
         assert (pixels.shape, pixels.dtype) == ((12, 8, 8, 3), np.float32)
         assert (targets.shape, targets.dtype) == ((12, 3), np.float32)
         assert pixels.max() > 128  # not yet normalised
@@ -72,7 +76,7 @@ def test_crops_are_parts_of_the_image():
     places = np.arange(10 * 10, dtype=np.uint8).reshape(1, 10, 10, 1) * np.ones((1, 1, 1, 3), np.uint8)
     images = training.Images(places, np.zeros(1, np.int32))
     corners = set()
-    for pixels, _ in drawn(images, classes=1, steps=20):
+    for pixels, _ in drawn(images, classes=1, steps=20, resize=10):
         for crop in pixels:
             top, left = divmod(int(crop[0, 0, 0]), 10)
             assert np.array_equal(crop, places[0, top : top + 8, left : left + 8])
@@ -115,10 +119,12 @@ def bit_of(seed=0):
 
 
 def trained(bit, recipe=RECIPE, *, seed=0, part="all", train=None, **how):
-    """The weights after training on the toy problem, and the curve."""
+    """The weights after training on the toy problem, and what was logged, with its step."""
     model = network.build(bit)
     network.set_trainable(model, part)
-    curve = training.fit(model, train or images_of(36), images_of(30, seed=1), recipe, seed=seed, **how)
+    curve = []
+    how = {"log": lambda step, values: curve.append({"step": step, **values})} | how
+    training.fit(model, train or images_of(36), images_of(30, seed=1), recipe, seed=seed, **how)
     return network.get_weights(model), curve
 
 
@@ -138,14 +144,22 @@ def test_training_lowers_the_loss(run):
     assert curve[-1]["accuracy"] > 0.9 and curve[-1]["validation_accuracy"] > 0.9
 
 
-def test_curve_rows(run):
+def test_curve(run):
     _, curve = run
-    assert [row["step"] for row in curve] == list(range(2, 21, 2))
-    assert all(tuple(sorted(row)) == tuple(sorted(scores.CURVE_COLUMNS)) for row in curve)
+    assert [row["step"] for row in curve] == list(range(1, 21))
+    assert [row["step"] for row in curve if "validation_accuracy" in row] == list(range(2, 21, 2))
     assert [row["learning_rate"] for row in curve] == [learning_rate(row["step"] - 1, RECIPE) for row in curve]
     # By hand: warm-up to step 4, decays at steps 10, 15 and 18.
-    by_hand = [0.015, 0.03, 0.03, 0.03, 0.03, 3e-3, 3e-3, 3e-4, 3e-4, 3e-5]
+    by_hand = [0.0075, 0.015, 0.0225] + 7 * [0.03] + 5 * [3e-3] + 3 * [3e-4] + 2 * [3e-5]
     assert [row["learning_rate"] for row in curve] == pytest.approx(by_hand)
+
+
+def test_curve_gives_means_since_its_last_point(monkeypatch, run):
+    monkeypatch.setattr(training, "LOGGED", 4)
+    _, (*_, last) = trained(bit_of())
+    assert last["step"] == 20
+    # Which is step 18, where validation is.
+    assert last["loss"] == pytest.approx(np.mean([row["loss"] for row in run[1][18:]]), rel=1e-6)
 
 
 def test_equal_runs_give_equal_bits(run):
@@ -207,9 +221,9 @@ def softmax(x):
 @pytest.mark.parametrize("temperature", [0.5, 1, 4])
 def test_distillation_loss(temperature):
     teacher, student = np.random.default_rng(0).normal(0, 3, (2, 6, 4)).astype(np.float32)
-    expected = -np.mean(np.sum(softmax(teacher / temperature) * np.log(softmax(student / temperature)), axis=1))
-    loss = training.distillation_loss(tf.constant(teacher), tf.constant(student), temperature)
-    assert float(loss) == pytest.approx(temperature**2 * expected, rel=1e-5)
+    expected = -np.sum(softmax(teacher / temperature) * np.log(softmax(student / temperature)), axis=1)
+    losses = training.distillation_losses(tf.constant(teacher), tf.constant(student), temperature)
+    assert losses.numpy() == pytest.approx(temperature**2 * expected, rel=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +245,208 @@ def test_teachers_weight_mixes_the_losses(teacher):
     # A student with a head of zeros gives 1/3 to each class, whatever the temperature.
     _, (row,) = trained(bit_of(), replace(RECIPE, steps=1), teacher=training.Teacher(teacher, 0.25, temperature=3))
     assert row["loss"] == pytest.approx(0.75 * np.log(3) + 0.25 * 9 * np.log(3), rel=1e-5)
+
+
+# Interruption
+
+
+class Interruption(Exception):
+    pass
+
+
+def interrupt(at):
+    def log(step, values):
+        if step == at:
+            raise Interruption
+
+    return log
+
+
+@pytest.mark.parametrize("logged", [20, 3])
+def test_interrupted_training_ends_as_an_unbroken_one(tmp_path, monkeypatch, logged):
+    monkeypatch.setattr(training, "LOGGED", logged)
+    unbroken, curve = trained(bit_of())
+    checkpoint = training.Checkpoint(tmp_path / "state.npz", "data", seconds=0)
+    for at in (7, 13, 17) if logged == 20 else (13,):
+        with pytest.raises(Interruption):
+            trained(bit_of(), checkpoint=checkpoint, log=interrupt(at))
+    weights, whole_curve = trained(bit_of(), checkpoint=checkpoint)
+    assert digest(weights) == digest(unbroken)
+    assert whole_curve == curve
+    assert not any(tmp_path.iterdir())
+
+
+def test_training_goes_on_from_the_checkpoint_instead_of_the_start(tmp_path, monkeypatch):
+    checkpoint = training.Checkpoint(tmp_path / "state.npz", "data", seconds=0)
+    with pytest.raises(Interruption):
+        trained(bit_of(), checkpoint=checkpoint, log=interrupt(15))
+    firsts = []
+    original = training.batches
+    monkeypatch.setattr(training, "batches", lambda *args: firsts.append(args[-1]) or original(*args))
+    trained(bit_of(), checkpoint=checkpoint)
+    assert firsts == [14]
+
+
+@pytest.mark.parametrize("other", ["data", "seed", "recipe", "weights", "damage"])
+def test_checkpoint_of_another_run_is_ignored(tmp_path, run, other):
+    checkpoint = training.Checkpoint(tmp_path / "state.npz", "other" if other == "data" else "data", seconds=0)
+    recipe = replace(RECIPE, flip=False) if other == "recipe" else RECIPE
+    with pytest.raises(Interruption):
+        trained(
+            bit_of(seed=int(other == "weights")), recipe, seed=int(other == "seed"), checkpoint=checkpoint,
+            log=interrupt(12),
+        )  # fmt: skip
+    if other == "damage":
+        checkpoint.path.write_bytes(checkpoint.path.read_bytes()[:-100])
+    weights, curve = trained(bit_of(), checkpoint=replace(checkpoint, identity="data"))
+    assert digest(weights) == digest(run[0])
+    assert curve == run[1]
+
+
+# Devices, precision, memory
+
+
+def elsewhere(code, **environment):
+    """A process that runs `code` beside this module, named t."""
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}; import test_training as t; {code}"]
+    return subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def train_under(devices, path):
+    """For `elsewhere`: train as the fixture `run` does, and save the weights."""
+    with devices.scope():
+        model = network.build(bit_of())
+    training.fit(model, images_of(36), images_of(30, seed=1), RECIPE, seed=0)
+    np.savez(path, replicas=devices.num_replicas_in_sync, **network.get_weights(model))
+
+
+def assert_same_training(path, run):
+    with np.load(path) as weights:
+        assert weights["replicas"] == 2
+        assert max(np.abs(weights[name] - value).max() for name, value in run[0].items()) < 1e-5
+
+
+def test_two_devices_train_as_one_does(tmp_path, run):
+    code = (
+        "import tensorflow as tf; cpu, = tf.config.list_physical_devices('CPU');"
+        "tf.config.set_logical_device_configuration(cpu, 2 * [tf.config.LogicalDeviceConfiguration()]);"
+        f"t.train_under(tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1']), {str(tmp_path / 'two.npz')!r})"
+    )
+    process = elsewhere(code)
+    assert process.wait() == 0, process.communicate()[1]
+    assert_same_training(tmp_path / "two.npz", run)
+
+
+def test_two_hosts_train_as_one_does(tmp_path, run):
+    with socket.socket() as one, socket.socket() as other:
+        for each in (one, other):
+            each.bind(("127.0.0.1", 0))
+        hosts = ["{}:{}".format(*each.getsockname()) for each in (one, other)]
+    paths = [tmp_path / f"{index}.npz" for index in range(2)]
+    processes = [
+        elsewhere(
+            f"t.train_under(t.training.strategy('all_hosts'), {str(path)!r})",
+            TF_CONFIG=json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}),
+        )
+        for index, path in enumerate(paths)
+    ]
+    for process, path in zip(processes, paths, strict=True):
+        assert process.wait() == 0, process.communicate()[1]
+        assert_same_training(path, run)
+
+
+@pytest.mark.parametrize(("config", "first"), [(None, True), (0, True), (1, False)])
+def test_first_host(monkeypatch, config, first):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if config is not None:
+        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {}, "task": {"type": "worker", "index": config}}))
+    assert training.first_host() is first
+
+
+def test_split_batches_train_as_whole_ones_do(run):
+    weights, curve = trained(bit_of(), replace(RECIPE, batch_split=3))
+    assert max(np.abs(weights[name] - value).max() for name, value in run[0].items()) < 1e-5
+    assert [row["loss"] for row in curve] == pytest.approx([row["loss"] for row in run[1]], rel=1e-4)
+
+
+def test_batch_that_does_not_split_is_refused_before_training():
+    bit = bit_of()
+    with pytest.raises(InputError, match="batch_size is 12, which 1 devices and a batch_split of 5 don't divide"):
+        trained(bit, replace(RECIPE, batch_split=5))
+
+
+def test_mixed_precision_learns_in_bfloat16_and_keeps_float32_weights(run):
+    with network.precision("mixed"):
+        model = network.build(bit_of())
+    assert model.get_layer("resnet/block1/unit01/b/standardized_conv2d").compute_dtype == "bfloat16"
+    curve = []
+    training.fit(
+        model, images_of(36), images_of(30, seed=1), RECIPE, seed=0, log=lambda _, values: curve.append(values)
+    )
+    assert all(value.dtype == np.float32 for value in network.get_weights(model).values())
+    assert curve[-1]["validation_accuracy"] > 0.9
+    assert curve[-1]["loss"] == pytest.approx(run[1][-1]["loss"], abs=0.1)
+    assert curve[-1]["loss"] != run[1][-1]["loss"]
+    assert network.build(bit_of()).get_layer(HEAD).compute_dtype == "float32"
+
+
+PLAIN = replace(RECIPE, flip=False)
+
+
+def test_features_of_a_frozen_trunk_train_the_head_as_images_do(monkeypatch):
+    weights, curve = trained(bit_of(), PLAIN, part="head")
+    monkeypatch.setattr(network, "only_head_trained", lambda model: False)
+    expected, expected_curve = trained(bit_of(), PLAIN, part="head")
+    for name, value in expected.items():
+        assert weights[name] == pytest.approx(value, abs=1e-5)
+    assert [row["loss"] for row in curve] == pytest.approx([row["loss"] for row in expected_curve], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("part", "recipe", "computed_once"),
+    [("head", PLAIN, True), ("all", PLAIN, False), ("last_block", PLAIN, False), ("head", RECIPE, False)],
+)
+def test_each_image_goes_through_a_frozen_trunk_once(monkeypatch, part, recipe, computed_once):
+    shapes = set()
+    original = training.batches
+
+    def seen(*args):
+        for pixels, targets in original(*args):
+            shapes.add(pixels.shape[1:])
+            yield pixels, targets
+
+    monkeypatch.setattr(training, "batches", seen)
+    trained(bit_of(), recipe, part=part)
+    assert shapes == ({(1, 1, 32)} if computed_once else {(8, 8, 3)})
+
+
+# Preparing ahead
+
+
+def test_batches_are_prepared_ahead_in_order():
+    made = []
+
+    def items():
+        for item in range(5):
+            made.append(item)
+            yield item
+
+    coming = training.ahead(items(), depth=3)
+    assert next(coming) == 0
+    deadline = time.monotonic() + 10
+    while len(made) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert made == [0, 1, 2, 3]
+    assert list(coming) == [1, 2, 3, 4]
+
+
+def test_what_fails_ahead_is_told():
+    def items():
+        yield 0
+        raise InputError("a damaged image")
+
+    with pytest.raises(InputError, match="a damaged image"):
+        list(training.ahead(items()))
 
 
 # Prediction

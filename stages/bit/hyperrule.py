@@ -5,10 +5,11 @@ Kolesnikov et al., arXiv:1912.11370, section 3.3; `bit_hyperrule.py` of google-r
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from stages.params import Finetune
 
 BATCH_SIZE = 512
-LEARNING_RATE = 0.003
 MOMENTUM = 0.9
 
 
@@ -27,6 +28,12 @@ class Recipe:
     flip: bool = False
     weight_decay: float = 0.0
     optimizer: str = "sgd"
+    batch_split: int = 1
+
+    @property
+    def augments(self) -> bool:
+        """Whether an image is another one each time it is shown."""
+        return self.resize > self.image_size or self.flip or self.mixup > 0
 
 
 def resolution(image_area: int) -> tuple[int, int]:
@@ -48,16 +55,25 @@ def mixup(examples: int) -> float:
     return 0.0 if examples < 20_000 else 0.1
 
 
+def peak_rate(batch_size: int) -> float:
+    """Highest learning rate: 0.003 for the rule's 512 images a step, 0.001 for 128 (README of big_transfer).
+
+    Other sizes follow the power law through these two.
+    """
+    return 0.003 * (batch_size / BATCH_SIZE) ** (np.log(3) / np.log(4))
+
+
 def recipe(params: Finetune, *, image_area: int, examples: int) -> Recipe:
     """The run that `params` asks for, `auto` meaning the rule. Other numbers of steps stretch the rule's schedule."""
     rule_resize, rule_crop = resolution(image_area)
     warmup, decays, rule_steps = schedule(examples)
     steps = _or(params.steps, rule_steps)
     image_size = _or(params.image_size, rule_crop)
+    batch_size = _or(params.batch_size, BATCH_SIZE)
     return Recipe(
         steps=steps,
-        batch_size=_or(params.batch_size, BATCH_SIZE),
-        learning_rate=_or(params.learning_rate, LEARNING_RATE),
+        batch_size=batch_size,
+        learning_rate=_or(params.learning_rate, peak_rate(batch_size)),
         resize=_or(params.resize, image_size * rule_resize // rule_crop),
         image_size=image_size,
         warmup=warmup * steps // rule_steps,
@@ -66,11 +82,15 @@ def recipe(params: Finetune, *, image_area: int, examples: int) -> Recipe:
         mixup=_or(params.mixup, mixup(examples)),
         flip=params.flip,
         weight_decay=params.weight_decay,
+        batch_split=params.batch_split,
     )
 
 
 def learning_rate(step: int, run: Recipe) -> float:
-    """The rate of `step`, counted from 0: a linear warm-up to the peak, then a tenth after every decay."""
+    """The rate of `step`, counted from 0: a linear warm-up to the peak, then a tenth after every decay.
+
+    The published schedule without its own step 0, whose rate is 0.
+    """
     if step < run.warmup:
         return run.learning_rate * (step + 1) / run.warmup
     return run.learning_rate / 10 ** sum(step >= decay for decay in run.decays)

@@ -132,19 +132,32 @@ def untrained(
 ) -> Bit:  # fmt: skip
     """A headless BiT of random weights (He et al., arXiv:1502.01852), for pretraining and for tests.
 
+    filters, units, root: as `shapes` takes them. The others: as in `Architecture`.
+    """
+    random = np.random.default_rng(seed)
+
+    def initial(path: str, shape: tuple[int, ...]) -> np.ndarray:
+        if path.endswith("/kernel"):
+            return (np.sqrt(2 / np.prod(shape[:3])) * random.standard_normal(shape)).astype(np.float32)
+        return np.full(shape, path.endswith("/gamma"), np.float32)
+
+    weights = {path: initial(path, shape) for path, shape in shapes(filters=filters, units=units, root=root).items()}
+    return Bit(Architecture(name, groups, pool, standardized=True, image_size=image_size), weights)
+
+
+def shapes(*, filters: int, units: tuple[int, ...], root: int) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight of a headless BiT.
+
     filters: inner channels of block1, doubled by every further block (64 x width in the published models).
     units: residual units in each block. root: side of the root's kernel.
     """
-    random = np.random.default_rng(seed)
-    weights: dict[str, np.ndarray] = {}
+    found: dict[str, tuple[int, ...]] = {}
 
     def kernel(path: str, *shape: int) -> None:
-        scale = np.sqrt(2 / np.prod(shape[:3]))
-        weights[f"{path}/standardized_conv2d/kernel"] = (scale * random.standard_normal(shape)).astype(np.float32)
+        found[f"{path}/standardized_conv2d/kernel"] = shape
 
     def norm(path: str, channels: int) -> None:
-        weights[f"{path}/group_norm/gamma"] = np.ones(channels, np.float32)
-        weights[f"{path}/group_norm/beta"] = np.zeros(channels, np.float32)
+        found[f"{path}/group_norm/gamma"] = found[f"{path}/group_norm/beta"] = (channels,)
 
     kernel("resnet/root_block", root, root, 3, filters)
     inputs = filters
@@ -162,7 +175,7 @@ def untrained(
             kernel(f"{unit}/c", 1, 1, inner, 4 * inner)
             inputs = 4 * inner
     norm("resnet", inputs)
-    return Bit(Architecture(name, groups, pool, standardized=True, image_size=image_size), weights)
+    return found
 
 
 def with_head(bit: Bit, labels: tuple[str, ...], image_size: tuple[int, int]) -> Bit:

@@ -3,21 +3,31 @@
 Two GroupNorms compute the same function: Keras's own, for training, and `PerChannelGroupNorm`, which TFLite runs fast.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import tensorflow as tf
 
 from stages.bit.model import FINAL_NORM, HEAD, ROOT, ROOT_STRIDE, STANDARDIZATION_EPSILON, Bit
 
 layers = tf.keras.layers
+# The layer whose output the head reads.
+FEATURES = "resnet/features"
 GROUP_NORM_EPSILON = 1e-5
 
 
 class StdConv2D(layers.Conv2D):
     """Convolution with weight standardisation (Qiao et al., arXiv:1903.10520), without bias as in BiT."""
 
+    def add_weight(self, *args, **kwargs):
+        # Standardised in float32 whatever the precision.
+        return super().add_weight(*args, experimental_autocast=False, **kwargs)
+
     def convolution_op(self, inputs, kernel):
         mean, variance = tf.nn.moments(kernel, axes=[0, 1, 2], keepdims=True)
-        return super().convolution_op(inputs, (kernel - mean) / tf.sqrt(variance + STANDARDIZATION_EPSILON))
+        kernel = (kernel - mean) / tf.sqrt(variance + STANDARDIZATION_EPSILON)
+        return super().convolution_op(inputs, tf.cast(kernel, inputs.dtype))
 
 
 class GroupNorm(layers.Layer):
@@ -28,13 +38,16 @@ class GroupNorm(layers.Layer):
         self.groups = groups
 
     def build(self, shape):
-        self.gamma = self.add_weight(name="gamma", shape=shape[-1:], initializer="ones")
-        self.beta = self.add_weight(name="beta", shape=shape[-1:], initializer="zeros")
-
-    def get_config(self):
-        return {**super().get_config(), "groups": self.groups}
+        # Statistics need float32 whatever the precision.
+        self.gamma, self.beta = (
+            self.add_weight(name=name, shape=shape[-1:], initializer=initializer, experimental_autocast=False)
+            for name, initializer in (("gamma", "ones"), ("beta", "zeros"))
+        )
 
     def call(self, inputs):
+        return tf.cast(self._normalized(tf.cast(inputs, tf.float32)), inputs.dtype)
+
+    def _normalized(self, inputs):
         # The moments of a group from those of its channels: faster than moments over a 5-D reshape, and as exact.
         means, variances = tf.nn.moments(inputs, axes=[1, 2])
         mean, between = tf.nn.moments(self._grouped(means), axes=[2], keepdims=True)
@@ -60,7 +73,7 @@ class PerChannelGroupNorm(GroupNorm):
     zero by rounding.
     """
 
-    def call(self, inputs):
+    def _normalized(self, inputs):
         mean, square = (self._group_mean(tf.reduce_mean(x, axis=[1, 2])) for x in (inputs, inputs * inputs))
         scale = self._grouped(self.gamma) * tf.math.rsqrt(tf.nn.relu(square - mean * mean) + GROUP_NORM_EPSILON)
         shift = self._grouped(self.beta) - mean * scale
@@ -68,6 +81,16 @@ class PerChannelGroupNorm(GroupNorm):
 
     def _group_mean(self, statistic):
         return tf.reduce_mean(self._grouped(statistic), axis=2, keepdims=True)
+
+
+@contextmanager
+def precision(name: str) -> Iterator[None]:
+    """Networks that are built inside compute in float32, or for "mixed" in bfloat16, and hold float32 weights."""
+    tf.keras.mixed_precision.set_global_policy({"float32": "float32", "mixed": "mixed_bfloat16"}[name])
+    try:
+        yield
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
 
 
 def build(bit: Bit, norm: type[GroupNorm] = GroupNorm) -> tf.keras.Model:
@@ -106,11 +129,25 @@ def build(bit: Bit, norm: type[GroupNorm] = GroupNorm) -> tf.keras.Model:
         y = conv(y, f"{unit.prefix}/c/standardized_conv2d")
         x = layers.Add(name=f"{unit.prefix}/add")([x, y])
     x = norm_relu(x, FINAL_NORM)
-    x = layers.GlobalAveragePooling2D(keepdims=True, name="resnet/features")(x)
+    x = layers.GlobalAveragePooling2D(keepdims=True, name=FEATURES)(x)
     x = layers.Conv2D(len(bit.architecture.labels), 1, name=HEAD)(x)
     model = tf.keras.Model(pixels, layers.Flatten(name="logits")(x), name="bit")
     set_weights(model, bit.weights)
     return model
+
+
+def only_head_trained(model: tf.keras.Model) -> bool:
+    """Whether training would change the head alone."""
+    return all(name_of(variable).startswith(HEAD) for variable in model.trainable_variables)
+
+
+def split(model: tf.keras.Model) -> tuple[tf.keras.Model, tf.keras.Model]:
+    """The trunk, from pixels to features [batch, 1, 1, channels], and the head, from these to logits, of `model`.
+
+    They share its layers.
+    """
+    features = model.get_layer(FEATURES).output
+    return tf.keras.Model(model.input, features), tf.keras.Model(features, model.output)
 
 
 def set_trainable(model: tf.keras.Model, part: str) -> None:

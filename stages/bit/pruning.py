@@ -13,21 +13,21 @@ from stages.params import Channels, Magnitude
 GROWTH = 0.4
 MASK_UPDATES = 20
 
-# Trains a model in place and returns the curve, as `training.fit` does.
-Fit = Callable[[tf.keras.Model], list[dict[str, float]]]
+# Trains a model in place, as `training.fit` does.
+Fit = Callable[[tf.keras.Model], None]
 
 
-def prune(bit: Bit, how: Magnitude | Channels, fit: Fit) -> tuple[Bit, list[dict[str, float]]]:
-    """The folded `bit` pruned as `how` says, and the curve of its recovery, which `fit` does."""
+def prune(bit: Bit, how: Magnitude | Channels, fit: Fit) -> Bit:
+    """The folded `bit` pruned as `how` says, and recovered by `fit`."""
     if how.method == "magnitude":
         return magnitude(bit, how.sparsity, steps=how.steps, fit=fit)
     smaller = channels(bit, how.keep)
     model = network.build(smaller)
-    curve = fit(model)
-    return smaller.with_weights(network.get_weights(model)), curve
+    fit(model)
+    return smaller.with_weights(network.get_weights(model))
 
 
-def magnitude(bit: Bit, sparsity: float, *, steps: int, fit: Fit) -> tuple[Bit, list[dict[str, float]]]:
+def magnitude(bit: Bit, sparsity: float, *, steps: int, fit: Fit) -> Bit:
     """`bit` with the smallest weights of every kernel but the root's and the head's set to zero, while it trains on.
 
     tfmot's prune_low_magnitude with a polynomial schedule (Zhu & Gupta, arXiv:1710.01878) over `steps`; with 0 steps
@@ -57,12 +57,11 @@ def magnitude(bit: Bit, sparsity: float, *, steps: int, fit: Fit) -> tuple[Bit, 
     updates.set_model(pruned)
     updates.on_train_begin()
     if steps:
-        curve = fit(pruned)
+        fit(pruned)
     else:
         pruned(np.zeros((1, *bit.architecture.image_size, 3), np.float32), training=True)
-        curve = []
     updates.on_epoch_end(batch=None)
-    return bit.with_weights(network.get_weights(model)), curve
+    return bit.with_weights(network.get_weights(model))
 
 
 def channels(bit: Bit, keep: float) -> Bit:
