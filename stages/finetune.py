@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 
 from dvclive import Live
+from scmrepo.exceptions import SCMError
 
-from stages import run, scores
+from stages import InputError, run, scores
 from stages.artifacts import (
     BACKBONE,
     FINETUNED,
@@ -31,18 +32,28 @@ from stages.images import dataset
 from stages.params import Finetune, load
 
 
-def training_run(params: Finetune) -> tuple[hyperrule.Recipe, training.Images, training.Images]:
-    """The recipe that `params` means for the prepared data set, and its images for training and validation."""
-    recipe = hyperrule.recipe(params, image_area=dataset.median_area(), examples=dataset.count("train"))
-    train = dataset.read("train", (recipe.resize, recipe.resize), cache_mb=params.cache_mb)
+def recipe_of(params: Finetune) -> hyperrule.Recipe:
+    """The recipe that `params` means for the prepared data set."""
+    return hyperrule.recipe(params, image_area=dataset.median_area(), examples=dataset.count("train"))
+
+
+def images_of(recipe: hyperrule.Recipe, cache_mb: int) -> tuple[training.Images, training.Images]:
+    """The images for training and validation, of which memory keeps those for training up to `cache_mb`."""
+    train = dataset.read("train", (recipe.resize, recipe.resize), cache_mb=cache_mb)
     validation = dataset.read("validation", (recipe.image_size, recipe.image_size))
-    return recipe, training.Images(*train), training.Images(*validation)
+    return training.Images(*train), training.Images(*validation)
 
 
 @contextmanager
 def logged(directory: Path) -> Iterator[training.Log]:
     """Curves as DVCLive writes them while training goes on: `directory`/plots/metrics/NAME.tsv."""
-    with Live(str(directory), save_dvc_exp=False, dvcyaml=None) as live:
+    try:
+        live = Live(str(directory), save_dvc_exp=False, dvcyaml=None)
+    except SCMError as error:
+        raise InputError(
+            f"DVCLive needs a Git repository with a commit ({error}): git commit, then run again"
+        ) from error
+    with live:
 
         def log(step: int, values: dict[str, float]) -> None:
             live.step = step
@@ -56,7 +67,8 @@ def main() -> None:
     params = load()
     devices = training.strategy(params.finetune.devices)
     labels = dataset.labels()
-    recipe, train, validation = training_run(params.finetune)
+    recipe = recipe_of(params.finetune)
+    train, validation = images_of(recipe, params.finetune.cache_mb)
 
     crop = (recipe.image_size, recipe.image_size)
     bit = model.with_head(model.load(BACKBONE), labels, crop)

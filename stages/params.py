@@ -97,14 +97,63 @@ class NoPruning(Section):
     method: Literal["none"]
 
 
+# Patterns of convolutions' paths, with the wildcards of shells.
+Layers = Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None
+
+
 class Magnitude(Recovery):
     method: Literal["magnitude"]
     sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.8
+    schedule: Literal["polynomial", "constant"] = "polynomial"
+    layers: Layers = None
+
+
+class NM(Recovery):
+    method: Literal["n_m"]
+    zeros: Positive = 2
+    of: Positive = 4
+    layers: Layers = None
+
+    @model_validator(mode="after")
+    def _leaves_weights(self):
+        if self.zeros >= self.of:
+            raise ValueError(f"zeros is {self.zeros}, which leaves nothing of {self.of} weights")
+        return self
 
 
 class Channels(Recovery):
     method: Literal["channels"]
-    keep: Annotated[float, Field(gt=0, le=1)] = 0.5
+    keep: Annotated[float, Field(gt=0, le=1)] | None = None
+    target_macs: Part | None = None
+    target_parameters: Part | None = None
+    importance: Literal["norm", "taylor"] = "norm"
+
+    @model_validator(mode="after")
+    def _one_size(self):
+        if sum(size is not None for size in (self.keep, self.target_macs, self.target_parameters)) != 1:
+            raise ValueError("needs one of keep, target_macs, target_parameters")
+        return self
+
+
+class Units(Recovery):
+    method: Literal["units"]
+    remove: Positive = 1
+
+
+class Combine(Section):
+    """Several methods one after the other, each with its own recovery."""
+
+    method: Literal["combine"]
+    parts: Annotated[
+        tuple[Annotated[Magnitude | NM | Channels | Units, Field(discriminator="method")], ...],
+        Field(min_length=2, strict=False),
+    ]
+
+    @model_validator(mode="after")
+    def _zeros_stay(self):
+        if any(isinstance(part, Magnitude | NM) for part in self.parts[:-1]):
+            raise ValueError("only the last part can be magnitude or n_m: what comes after would train zeros away")
+        return self
 
 
 class Scheme(Section):
@@ -130,7 +179,7 @@ class Compare(Section):
     objective: Literal["size", "latency", "accuracy"] = "size"
 
 
-Pruning = Annotated[NoPruning | Magnitude | Channels, Field(discriminator="method")]
+Pruning = Annotated[NoPruning | Magnitude | NM | Channels | Units | Combine, Field(discriminator="method")]
 Quantization = Annotated[Scheme | Int8, Field(discriminator="scheme")]
 
 

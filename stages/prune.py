@@ -7,13 +7,16 @@ metrics/prune/P.json, plots/prune/P/.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 
 from stages import run, scores
 from stages.artifacts import FINETUNED, METRICS, PLOTS, PRUNED, write_csv, write_json
 from stages.bit import model
-from stages.params import Params, entry, load
+from stages.params import Params, Pruning, entry, load
+
+# Batches of training images that importance is measured on.
+SAMPLE = 16
 
 
 def main(name: str) -> None:
@@ -23,6 +26,7 @@ def main(name: str) -> None:
     if how.method == "none":
         # The same function as the fine-tuned model, so its metrics are that model's.
         bit, metrics = model.fold(original), json.loads((METRICS / "finetune.json").read_text())
+        metrics["accuracy_before_recovery"] = metrics["accuracy"]
     else:
         bit, metrics = pruned(original, name, params)
     model.save(bit, PRUNED / name)
@@ -36,20 +40,43 @@ def pruned(original: model.Bit, name: str, params: Params) -> tuple[model.Bit, d
     from stages.bit import network, pruning, training
     from stages.images import dataset
 
-    how = params.pruning[name]
-    recovery = how.model_dump(include={"steps", "batch_size", "learning_rate"})
-    recipe, train, validation = finetune.training_run(params.finetune.model_copy(update=recovery))
-    # Folding makes kernels some ten times larger but not gammas and betas: steps must follow each weight's own scale.
-    recipe = replace(recipe, optimizer="adam")
+    recipe = finetune.recipe_of(params.finetune)
+    train, validation = finetune.images_of(recipe, params.finetune.cache_mb)
+    steps_done = 0
+
+    def sample() -> Iterator:
+        plain = replace(recipe, steps=SAMPLE, batch_size=32, mixup=0.0)
+        return training.batches(train, plain, len(original.architecture.labels), params.seed)
+
+    def recover(keras_model, how: Pruning) -> None:
+        nonlocal steps_done
+        settings = params.finetune.model_copy(update=how.model_dump(include={"steps", "batch_size", "learning_rate"}))
+        before = steps_done
+        training.fit(
+            keras_model,
+            train,
+            validation,
+            # Folding makes kernels some ten times larger but not gammas and betas: steps follow each weight's scale.
+            replace(finetune.recipe_of(settings), optimizer="adam"),
+            seed=params.seed,
+            teacher=training.Teacher(network.build(original), how.distillation, how.temperature),
+            desc=f"recover {name}",
+            log=lambda step, values: log(before + step, values),
+        )
+        steps_done += how.steps
+
+    def test_logits(bit: model.Bit):
+        return training.predict(network.build(bit), pixels)
+
+    pixels, labels = dataset.read("test", original.architecture.image_size)
+    folded, how = model.fold(original), params.pruning[name]
+    at_once = pruning.prune(folded, how, sample, fit=None)
+    before_recovery = scores.accuracy(test_logits(at_once), labels)
     devices = training.strategy("one" if params.finetune.devices == "one" else "all")
     with finetune.logged(PLOTS / "prune" / name) as log, devices.scope(), network.precision(params.finetune.precision):
-        fit = partial(
-            training.fit, train=train, validation=validation, recipe=recipe, seed=params.seed, desc=f"recover {name}",
-            teacher=training.Teacher(network.build(original), how.distillation, how.temperature), log=log,
-        )  # fmt: skip
-        bit = pruning.prune(model.fold(original), how, fit)
-    pixels, labels = dataset.read("test", bit.architecture.image_size)
-    return bit, scores.of_model(bit, training.predict(network.build(bit), pixels), labels)
+        bit = pruning.prune(folded, how, sample, recover)
+    metrics = scores.of_model(bit, test_logits(bit), labels)
+    return bit, {**metrics, "accuracy_before_recovery": before_recovery}
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-from functools import partial
-
 import numpy as np
 import pytest
 
+from stages import InputError
 from stages.bit import network, pruning, training
 from stages.bit.hyperrule import Recipe
 from stages.bit.model import HEAD, ROOT, fold, untrained, with_head
-from stages.params import Channels, Int8, Magnitude, Scheme
+from stages.params import NM, Channels, Combine, Int8, Magnitude, Scheme, Units
 from stages.tflite import conversion, runtime
 
 DENSE = {f"{ROOT}/kernel", f"{HEAD}/kernel"}
@@ -34,11 +33,19 @@ def fit_of(steps):
     random = np.random.default_rng(2)
     images = training.Images(random.integers(256, size=(24, 16, 16, 3), dtype=np.uint8), np.arange(24) % 3)
     recipe = Recipe(steps, 6, learning_rate=0.01, resize=16, image_size=16, warmup=0, decays=())
-    return partial(training.fit, train=images, validation=images, recipe=recipe, seed=0)
+    return lambda model, how: training.fit(model, images, images, recipe, seed=0)
 
 
-def unexpected_fit(model, **_):
-    raise AssertionError("no steps were asked for")
+def batches():
+    """Two batches of noise of each class, of the size of `bit`."""
+    random = np.random.default_rng(5)
+    for _ in range(2):
+        targets = np.eye(3, dtype=np.float32)[np.arange(6) % 3]
+        yield random.integers(256, size=(6, 16, 12, 3)).astype(np.float32), targets
+
+
+def no_batches():
+    raise AssertionError("this needs no images")
 
 
 def shares_of_zeros(bit):
@@ -56,7 +63,7 @@ def logits(bit, count=3):
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9])
 def test_magnitude_without_steps_zeros_the_smallest_at_once(bit, sparsity):
-    pruned = pruning.magnitude(bit, sparsity, steps=0, fit=unexpected_fit)
+    pruned = pruning.prune(bit, Magnitude(method="magnitude", sparsity=sparsity), no_batches, fit=None)
     assert pruned.architecture == bit.architecture
     for name, value in bit.weights.items():
         if name in DENSE or not name.endswith("/kernel"):
@@ -68,10 +75,17 @@ def test_magnitude_without_steps_zeros_the_smallest_at_once(bit, sparsity):
         assert np.abs(value[zero]).max(initial=0) <= np.abs(value[~zero]).min()
 
 
-@pytest.mark.parametrize(("sparsity", "steps"), [(0.8, 1), (0.6, 9)])
-def test_magnitude_with_steps_ends_at_the_sparsity_asked_for(bit, sparsity, steps):
+@pytest.mark.parametrize(
+    ("sparsity", "steps", "schedule"), [(0.8, 1, "polynomial"), (0.6, 9, "polynomial"), (0.6, 3, "constant")]
+)
+def test_magnitude_with_steps_ends_at_the_sparsity_asked_for(bit, sparsity, steps, schedule):
     square = bit.with_weights(bit.weights, image_size=(16, 16))
-    pruned = pruning.prune(square, Magnitude(method="magnitude", sparsity=sparsity, steps=steps), fit_of(steps))
+    pruned = pruning.prune(
+        square,
+        Magnitude(method="magnitude", sparsity=sparsity, steps=steps, schedule=schedule),
+        no_batches,
+        fit_of(steps),
+    )
     shares = shares_of_zeros(pruned)
     assert shares == pytest.approx({name: 0 if name in DENSE else sparsity for name in shares}, abs=0.01)
     # It has learnt: the dense weights, and those that are left.
@@ -80,39 +94,87 @@ def test_magnitude_with_steps_ends_at_the_sparsity_asked_for(bit, sparsity, step
 
 
 def test_zeros_stay_whatever_training_does_last(bit):
-    def fit(model, **_):
+    def fit(model, how):
         model(np.zeros((1, 16, 12, 3), np.float32), training=True)
         for variable in model.trainable_variables:
             variable.assign_add(np.ones(variable.shape))
 
-    shares = shares_of_zeros(pruning.magnitude(bit, 0.5, steps=1, fit=fit))
+    shares = shares_of_zeros(pruning.prune(bit, Magnitude(method="magnitude", sparsity=0.5, steps=1), no_batches, fit))
     assert shares == pytest.approx({name: 0 if name in DENSE else 0.5 for name in shares}, abs=0.01)
 
 
 # Channels
 
 
-def by_hand():
-    """Three groups of two channels, read by a 3x3 convolution to four outputs."""
-    reader = np.zeros((3, 3, 6, 4))
+def cut(bit, keep, **how):
+    return pruning.prune(bit, Channels(method="channels", keep=keep, **how), batches, fit=None)
+
+
+def test_norm_importance_by_hand(bit):
+    unit = UNITS[0]
+    reader = np.zeros((3, 3, 16, 16), np.float32)
     reader[0, 1, 0, 2], reader[2, 2, 0, 3], reader[1, 1, 1, 0] = 3, 4, 1  # norms 5 and 1
     reader[0, 0, 2, 0], reader[1, 1, 3, 1] = 2, -2
     reader[0, 0, 4, 0], reader[0, 0, 5, 0] = 100, 1
-    return {"gamma": np.array([1, 1, -4, 2, 0, 3]), "reader": reader, "groups": 3}
+    gamma = np.ones(16, np.float32)
+    gamma[2:6] = -4, 2, 0, 3
+    changes = {f"{unit}/b/standardized_conv2d/kernel": reader, f"{unit}/b/group_norm/gamma": gamma}
+    score = pruning.norms(bit.with_weights(bit.weights | changes))[f"{unit}/b/group_norm"]
+    # Of three groups of two: 5^2 + 1^2, 8^2 + 4^2, 0 + 3^2.
+    assert score == pytest.approx(np.array([26, 80, 9, 0, 0, 0, 0, 0]) / 115)
 
 
-@pytest.mark.parametrize(
-    ("keep", "expected"),
-    # 5^2 + 1^2 = 26, 8^2 + 4^2 = 80, 0 + 3^2 = 9.
-    [(1.0, [0, 1, 2, 3, 4, 5]), (0.67, [0, 1, 2, 3]), (0.33, [2, 3]), (0.01, [2, 3])],
-)
-def test_important_channels(keep, expected):
-    assert pruning.important_channels(**by_hand(), keep=keep).tolist() == expected
+def loss_of(bit, pixels, targets):
+    exponentials = np.exp(network.build(bit)(pixels).numpy().astype(np.float64))
+    return -np.mean(np.sum(targets * np.log(exponentials / exponentials.sum(1, keepdims=True)), axis=1))
+
+
+def test_taylor_importance_foretells_the_loss_of_a_weaker_group(bit):
+    found = pruning.taylor(bit, list(batches())[:1])
+    assert set(found) == {f"{unit}/{norm}/group_norm" for unit in UNITS for norm in "bc"}
+    ((pixels, targets), _) = batches()
+    for norm, group in ((f"{UNITS[0]}/b/group_norm", 3), (f"{UNITS[1]}/c/group_norm", 0)):
+        losses = []
+        for step in (-0.002, 0.002):
+            weights = dict(bit.weights)
+            for name in ("gamma", "beta"):
+                weights[f"{norm}/{name}"] = weights[f"{norm}/{name}"].copy()
+                weights[f"{norm}/{name}"][2 * group : 2 * group + 2] *= 1 + step
+            losses.append(loss_of(bit.with_weights(weights), pixels, targets))
+        slope = (losses[1] - losses[0]) / 0.004
+        assert found[norm][group] == pytest.approx(slope**2, rel=0.1)
+
+
+def macs_share(some, other):
+    """Of convolutions, as the targets count."""
+    return some.macs / other.macs
+
+
+@pytest.mark.parametrize("importance", ["norm", "taylor"])
+@pytest.mark.parametrize("target", [0.8, 0.45])
+def test_target_is_met_with_no_group_too_many(bit, importance, target):
+    how = {"keep": None, "target_macs": target, "importance": importance}
+    smaller = cut(bit, **how)
+    assert 0.9 * target < macs_share(smaller, bit) <= target
+    counts = {norm: smaller.groups(norm) for norm in pruning.inner_norms(bit)}
+    assert len(set(counts.values())) > 1  # not one share for all
+    assert min(counts.values()) >= 1
+    fewer = cut(bit, keep=None, target_parameters=target, importance=importance)
+    assert (
+        0.9 * target < sum(k.size for k in fewer.kernels.values()) / sum(k.size for k in bit.kernels.values()) <= target
+    )
+
+
+def test_target_out_of_reach_names_what_is_in_reach(bit):
+    with pytest.raises(InputError, match=r"target_macs is 0.01, but channels can't bring it below 0\.\d+") as error:
+        cut(bit, keep=None, target_macs=0.01)
+    reachable = float(str(error.value).rsplit(" ", 1)[1])
+    assert macs_share(cut(bit, keep=0.001), bit) == pytest.approx(reachable, abs=1e-3)
 
 
 @pytest.mark.parametrize(("keep", "groups"), [(0.5, 4), (0.25, 2), (0.8, 6), (0.01, 1)])
 def test_channels_leave_whole_groups(bit, keep, groups):
-    smaller = pruning.channels(bit, keep)
+    smaller = cut(bit, keep)
     inner = 2 * groups
     for unit in UNITS:
         shapes = {c: smaller.weights[f"{unit}/{c}/standardized_conv2d/kernel"].shape for c in "abc"}
@@ -128,45 +190,134 @@ def test_channels_leave_whole_groups(bit, keep, groups):
     assert smaller.macs < bit.macs and smaller.parameters < bit.parameters
 
 
-@pytest.mark.parametrize("keep", [0.5, 0.01])
-def test_smaller_model_is_the_full_one_without_what_the_removed_groups_give(bit, keep):
-    smaller = pruning.channels(bit, keep)
+@pytest.mark.parametrize(
+    "how", [{"keep": 0.5}, {"keep": 0.01}, {"keep": 0.5, "importance": "taylor"}, {"keep": None, "target_macs": 0.6}]
+)
+def test_smaller_model_is_the_full_one_without_what_the_removed_groups_give(bit, how):
+    smaller = cut(bit, **how)
     silenced = dict(bit.weights)
     for unit in UNITS:
         for name in "bc":
             # Random gammas are all different, so they tell which channels stayed.
             gamma, left = (b.weights[f"{unit}/{name}/group_norm/gamma"] for b in (bit, smaller))
             removed = ~np.isin(gamma, left)
-            assert removed.any()
             kernel = silenced[f"{unit}/{name}/standardized_conv2d/kernel"].copy()
             kernel[:, :, removed] = 0
             silenced[f"{unit}/{name}/standardized_conv2d/kernel"] = kernel
+    assert any(np.any(silenced[name] != bit.weights[name]) for name in silenced)
     expected = logits(bit.with_weights(silenced))
     assert np.abs(logits(smaller) - expected).max() <= 1e-4 * np.abs(expected).max()
     assert np.abs(logits(bit) - expected).max() > 0.01 * np.abs(expected).max()
 
 
 def test_keeping_all_channels_changes_nothing(bit):
-    same = pruning.channels(bit, 1.0)
+    same = cut(bit, 1.0)
     assert same.architecture == bit.architecture
     assert same.weights.keys() == bit.weights.keys()
     assert all(np.array_equal(value, bit.weights[name]) for name, value in same.weights.items())
 
 
 def test_channels_of_a_pruned_model(bit):
-    twice = pruning.channels(pruning.channels(bit, 0.5), 0.5)
+    twice = cut(cut(bit, 0.5), 0.5)
     assert {twice.groups(f"{unit}/{norm}/group_norm") for unit in UNITS for norm in "bc"} == {2}
     assert logits(twice).shape == (3, 3)
 
 
 def test_channels_recover(bit):
     square = bit.with_weights(bit.weights, image_size=(16, 16))
-    smaller = pruning.channels(square, 0.5)
-    untouched = pruning.prune(square, Channels(method="channels", keep=0.5, steps=0), fit_of(0))
+    smaller = cut(square, 0.5)
+    untouched = pruning.prune(square, Channels(method="channels", keep=0.5, steps=0), no_batches, fit_of(0))
     assert all(np.array_equal(untouched.weights[name], value) for name, value in smaller.weights.items())
-    recovered = pruning.prune(square, Channels(method="channels", keep=0.5, steps=2), fit_of(2))
+    recovered = pruning.prune(square, Channels(method="channels", keep=0.5, steps=2), no_batches, fit_of(2))
     assert {n: w.shape for n, w in recovered.weights.items()} == {n: w.shape for n, w in smaller.weights.items()}
     assert not any(np.array_equal(recovered.weights[name], value) for name, value in smaller.weights.items())
+
+
+# Patterns of zeros
+
+
+def blocks(kernel, of):
+    """Runs of `of` consecutive inputs, as a .tflite file stores them."""
+    return np.moveaxis(kernel, 2, 3).reshape(-1, of)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize(("zeros", "of"), [(2, 4), (6, 8)])
+def test_n_m_leaves_so_many_of_every_run(bit, zeros, of, steps):
+    square = bit.with_weights(bit.weights, image_size=(16, 16))
+    how = NM(method="n_m", zeros=zeros, of=of, steps=steps)
+    pruned = pruning.prune(square, how, no_batches, fit_of(steps))
+    for name, kernel in pruned.kernels.items():
+        found = np.sum(blocks(kernel, of) == 0, axis=1) if name not in DENSE else np.array([])
+        assert np.all(found == zeros)
+        if not steps and name not in DENSE:
+            before, after = (np.abs(blocks(k, of)) for k in (bit.weights[name], kernel))
+            assert np.array_equal(np.sort(after)[:, zeros:], np.sort(before)[:, zeros:])
+
+
+def test_n_m_that_does_not_divide_is_refused(bit):
+    with pytest.raises(InputError, match=r"5 of 7 weights can't be zero in resnet/\S+, which has \d+ inputs"):
+        pruning.prune(bit, NM(method="n_m", zeros=5, of=7), no_batches, fit=None)
+
+
+def test_layers_choose_what_is_pruned(bit):
+    how = Magnitude(method="magnitude", sparsity=0.5, layers=["resnet/block1/unit01/b/*", "*/head/*"])
+    shares = shares_of_zeros(pruning.prune(bit, how, no_batches, fit=None))
+    chosen = {f"{UNITS[0]}/b/standardized_conv2d/kernel", f"{HEAD}/kernel"}
+    assert shares == pytest.approx({name: 0.5 if name in chosen else 0 for name in shares}, abs=0.02)
+
+
+def test_layer_that_matches_nothing_is_named(bit):
+    how = Magnitude(method="magnitude", sparsity=0.5, layers=["*/unit01/*", "resnet/block9/*"])
+    with pytest.raises(InputError, match=r"layers has 'resnet/block9/\*', which matches none"):
+        pruning.prune(bit, how, no_batches, fit=None)
+
+
+# Units
+
+
+def test_unit_without_effect_goes_first():
+    fresh = untrained("bit-test", filters=16, units=(3, 2), groups=8, root=3, pool=False, image_size=(16, 12), seed=0)
+    random = np.random.default_rng(1)
+    fresh = with_head(fresh, ("a", "b", "c"), (16, 12))
+    weights = {name: value + 0.3 * random.standard_normal(value.shape) for name, value in fresh.weights.items()}
+    idle = "resnet/block1/unit02"
+    weights |= {f"{idle}/c/group_norm/{name}": np.zeros(16) for name in ("gamma", "beta")}
+    bit = fold(fresh.with_weights({name: value.astype(np.float32) for name, value in weights.items()}))
+
+    def own_answers():
+        """Images with what the whole model says of them, so that every change raises the loss."""
+        for pixels, _ in batches():
+            exponentials = np.exp(network.build(bit)(pixels).numpy())
+            yield pixels, exponentials / exponentials.sum(1, keepdims=True)
+
+    smaller = pruning.prune(bit, Units(method="units", remove=1), own_answers, fit=None)
+    assert {unit.prefix for unit in bit.units} - {unit.prefix for unit in smaller.units} == {idle}
+    assert logits(smaller) == pytest.approx(logits(bit), rel=1e-4, abs=1e-4)
+    assert smaller.macs < bit.macs
+    fewest = pruning.prune(bit, Units(method="units", remove=3), batches, fit=None)
+    assert [unit.prefix[-13:] for unit in fewest.units] == ["block1/unit01", "block2/unit01"]
+    with pytest.raises(InputError, match="remove is 4, but only 3 units have an identity shortcut"):
+        pruning.prune(bit, Units(method="units", remove=4), batches, fit=None)
+
+
+# Combination
+
+
+def test_parts_follow_each_other(bit):
+    square = bit.with_weights(bit.weights, image_size=(16, 16))
+    parts = [Channels(method="channels", keep=0.5, steps=2), Magnitude(method="magnitude", sparsity=0.6, steps=3)]
+    recovered = []
+
+    def fit(model, how):
+        recovered.append(how.method)
+        fit_of(how.steps)(model, how)
+
+    both = pruning.prune(square, Combine(method="combine", parts=parts), no_batches, fit)
+    assert recovered == ["channels", "magnitude"]
+    assert both.macs == cut(square, 0.5).macs
+    shares = shares_of_zeros(both)
+    assert shares == pytest.approx({name: 0 if name in DENSE else 0.6 for name in shares}, abs=0.01)
 
 
 # Conversion
@@ -178,7 +329,7 @@ def test_channels_recover(bit):
     ids=lambda how: how.scheme,
 )
 def test_sparsity_survives_conversion(bit, scheme, tmp_path):
-    pruned = pruning.magnitude(bit, 0.8, steps=0, fit=unexpected_fit)
+    pruned = pruning.prune(bit, Magnitude(method="magnitude", sparsity=0.8), no_batches, fit=None)
     calibration = np.random.default_rng(4).integers(256, size=(4, 16, 12, 3), dtype=np.uint8)
     (tmp_path / "model.tflite").write_bytes(conversion.convert(pruned, scheme, calibration))
     found = runtime.sparsity(tmp_path / "model.tflite")

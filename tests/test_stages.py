@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages import benchmark, convert, evaluate, finetune, prune
+from stages import InputError, benchmark, convert, evaluate, finetune, prune
 from stages.artifacts import INTERRUPTED, read_csv
 from stages.bit import model
 from stages.images import dataset
@@ -170,8 +170,8 @@ def test_finetuning_changes_the_backbone_it_was_given():
 
 def test_prune():
     dense, magnitude, channels = (metrics(f"prune/{name}") for name in PRUNINGS)
-    assert set(magnitude) == set(channels) == MODEL_METRICS
-    assert dense == metrics("finetune")
+    assert set(magnitude) == set(channels) == MODEL_METRICS | {"accuracy_before_recovery"}
+    assert dense == metrics("finetune") | {"accuracy_before_recovery": dense["accuracy"]}
     assert {key: magnitude[key] for key in ("parameters", "macs")} == {
         key: dense[key] for key in ("parameters", "macs")
     }
@@ -285,6 +285,13 @@ finetune.main()
     process.wait()
     finetune.main()
     assert contents("models", "metrics", "plots") == before
+
+
+def test_repository_without_a_commit_says_what_to_do(copy):
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True)
+    with pytest.raises(InputError, match="git commit, then run again"), finetune.logged(Path("plots/finetune")):
+        pass
 
 
 def test_finetune_without_steps_attaches_the_head(copy):

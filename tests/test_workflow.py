@@ -40,6 +40,7 @@ class Clone:
                 (directory / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(PROJECT / name, directory / name, follow_symlinks=False)
         self.run("git", "init", "-q")
+        self.run("git", "commit", "-q", "--allow-empty", "-m", "start")
 
     def run(self, *command: str, check: bool = True) -> str:
         """Standard output and error of `command`, run with this Python's programs first on the PATH."""
