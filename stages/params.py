@@ -231,11 +231,17 @@ def _first_problem(error: ValidationError, content: Any) -> str:
     details = error.errors(include_url=False)
     keys = [_key(detail, content) for detail in details]
     # A value that fits none of a union's types has one entry for each of them.
-    reasons = [d["msg"].removeprefix("Value error, ") for d, key in zip(details, keys, strict=True) if key == keys[0]]
+    reasons = [_reason(detail) for detail, key in zip(details, keys, strict=True) if key == keys[0]]
     value = details[0]["input"]
     received = "" if isinstance(value, dict) else f" is {value!r}"
     others = len(set(keys)) - 1
     return f"{keys[0]}{received}: {', or '.join(reasons)}" + (f" (and {others} more wrong keys)" if others else "")
+
+
+def _reason(detail: ErrorDetails) -> str:
+    if detail["type"] == "union_tag_not_found":
+        return f"needs the key {detail['ctx']['discriminator']}"
+    return detail["msg"].removeprefix("Value error, ")
 
 
 def _key(detail: ErrorDetails, content: Any) -> str:

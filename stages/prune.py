@@ -7,7 +7,7 @@ metrics/prune/P.json, plots/prune/P/.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from stages import run, scores
@@ -42,16 +42,33 @@ def pruned(original: model.Bit, name: str, params: Params) -> tuple[model.Bit, d
 
     recipe = finetune.recipe_of(params.finetune)
     train, validation = finetune.images_of(recipe, params.finetune.cache_mb)
-    steps_done = 0
+    test, labels = dataset.read("test", original.architecture.image_size)
+    folded, how = model.fold(original), params.pruning[name]
 
     def sample() -> Iterator:
         plain = replace(recipe, steps=SAMPLE, batch_size=32, mixup=0.0)
         return training.batches(train, plain, len(original.architecture.labels), params.seed)
 
+    at_once = pruning.prune(folded, how, sample, fit=None)
+    before = scores.accuracy(training.predict(network.build(at_once), test), labels)
+    devices = training.strategy("one" if params.finetune.devices == "one" else "all")
+    with finetune.logged(PLOTS / "prune" / name) as log, devices.scope(), network.precision(params.finetune.precision):
+        bit = pruning.prune(folded, how, sample, recovery(original, train, validation, params, log))
+    metrics = scores.of_model(bit, training.predict(network.build(bit), test), labels)
+    return bit, metrics | {"accuracy_before_recovery": before}
+
+
+def recovery(original: model.Bit, train, validation, params: Params, log: Callable) -> Callable:
+    """Trains a pruned model as its entry says, with `original` as teacher; `log` counts steps on from part to part."""
+    from stages import finetune
+    from stages.bit import network, training
+
+    done = 0
+
     def recover(keras_model, how: Pruning) -> None:
-        nonlocal steps_done
+        nonlocal done
+        before = done
         settings = params.finetune.model_copy(update=how.model_dump(include={"steps", "batch_size", "learning_rate"}))
-        before = steps_done
         training.fit(
             keras_model,
             train,
@@ -60,23 +77,12 @@ def pruned(original: model.Bit, name: str, params: Params) -> tuple[model.Bit, d
             replace(finetune.recipe_of(settings), optimizer="adam"),
             seed=params.seed,
             teacher=training.Teacher(network.build(original), how.distillation, how.temperature),
-            desc=f"recover {name}",
+            desc=f"recover by {how.steps} steps",
             log=lambda step, values: log(before + step, values),
         )
-        steps_done += how.steps
+        done += how.steps
 
-    def test_logits(bit: model.Bit):
-        return training.predict(network.build(bit), pixels)
-
-    pixels, labels = dataset.read("test", original.architecture.image_size)
-    folded, how = model.fold(original), params.pruning[name]
-    at_once = pruning.prune(folded, how, sample, fit=None)
-    before_recovery = scores.accuracy(test_logits(at_once), labels)
-    devices = training.strategy("one" if params.finetune.devices == "one" else "all")
-    with finetune.logged(PLOTS / "prune" / name) as log, devices.scope(), network.precision(params.finetune.precision):
-        bit = pruning.prune(folded, how, sample, recover)
-    metrics = scores.of_model(bit, test_logits(bit), labels)
-    return bit, {**metrics, "accuracy_before_recovery": before_recovery}
+    return recover
 
 
 if __name__ == "__main__":

@@ -183,13 +183,50 @@ def test_misspelt_choice(committed, capsys, key, value, allowed):
         assert told in message
 
 
+CHANNELS, MAGNITUDE = {"method": "channels", "keep": 0.5}, {"method": "magnitude", "sparsity": 0.5}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"method": "n_m"},
+        {"method": "units", "remove": 2},
+        {"method": "channels", "target_macs": 0.5, "importance": "taylor"},
+        {"method": "magnitude", "layers": ["resnet/block1/*"], "schedule": "constant"},
+        {"method": "combine", "parts": [CHANNELS, MAGNITUDE]},
+    ],
+)
+def test_each_method_is_an_entry(committed, entry):
+    committed["pruning"]["mine"] = entry
+    write(committed)
+    assert params.load().pruning["mine"].method == entry["method"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"method": "n_m", "zeros": 4, "of": 4}, "pruning.mine: zeros is 4, which leaves nothing of 4 weights"),
+        ({"method": "channels"}, "pruning.mine: needs one of keep, target_macs, target_parameters"),
+        (CHANNELS | {"target_macs": 0.5}, "pruning.mine: needs one of keep, target_macs, target_parameters"),
+        ({"method": "magnitude", "layers": []}, "pruning.mine.layers is []: Tuple should have at least 1 item"),
+        ({"method": "units", "remove": 0}, "pruning.mine.remove is 0: Input should be greater than or equal to 1"),
+        ({"method": "combine", "parts": [CHANNELS]}, "pruning.mine.parts"),
+        ({"method": "combine", "parts": [MAGNITUDE, CHANNELS]}, "only the last part can be magnitude or n_m"),
+        ({"method": "combine", "parts": [CHANNELS, {"method": "none"}]}, "pruning.mine.parts"),
+    ],
+)
+def test_methods_that_make_no_sense(committed, capsys, entry, told):
+    committed["pruning"]["mine"] = entry
+    write(committed)
+    assert told in refusal(capsys)
+
+
 @pytest.mark.parametrize(("section", "choice"), [("pruning.magnitude", "method"), ("quantization.int8", "scheme")])
 def test_choice_left_out(committed, capsys, section, choice):
     top, name = section.split(".")
     del committed[top][name][choice]
     write(committed)
-    message = refusal(capsys)
-    assert section in message and choice in message
+    assert refusal(capsys) == f"params.yaml: {section}: needs the key '{choice}'"
 
 
 @pytest.mark.parametrize("section", ["pruning", "quantization"])
