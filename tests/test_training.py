@@ -287,6 +287,14 @@ def test_training_goes_on_from_the_checkpoint_instead_of_the_start(tmp_path, mon
     assert firsts == [14]
 
 
+def test_checkpoint_of_another_trunk_is_ignored(tmp_path):
+    plain, checkpoint = replace(RECIPE, flip=False), training.Checkpoint(tmp_path / "state.npz", "data", seconds=0)
+    expected, _ = trained(bit_of(), plain, part="head")
+    with pytest.raises(Interruption):
+        trained(bit_of(seed=1), plain, part="head", checkpoint=checkpoint, log=interrupt(12))
+    assert digest(trained(bit_of(), plain, part="head", checkpoint=checkpoint)[0]) == digest(expected)
+
+
 @pytest.mark.parametrize("other", ["data", "seed", "recipe", "weights", "damage"])
 def test_checkpoint_of_another_run_is_ignored(tmp_path, run, other):
     checkpoint = training.Checkpoint(tmp_path / "state.npz", "other" if other == "data" else "data", seconds=0)

@@ -99,8 +99,10 @@ def fit(
     """
     tf.keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
+    run = checkpoint and _fingerprint(checkpoint.identity, recipe, seed, model.weights)
     if not recipe.augments and not teacher and network.only_head_trained(model):
-        trunk, model = network.split(model)
+        with model.distribute_strategy.scope():
+            trunk, model = network.split(model)
         train, validation = (Images(predict(trunk, each.pixels), each.labels) for each in (train, validation))
 
     step, optimizer = training_step(model, recipe, teacher)
@@ -108,7 +110,6 @@ def fit(
     variables = [*model.weights, *optimizer.variables]
     history, recent, first = [], [], 0
     if checkpoint:
-        run = _fingerprint(checkpoint.identity, recipe, seed, model.weights)
         history, recent, first = _restore(checkpoint.path, run, variables)
     for entry in history:
         log(*entry)
