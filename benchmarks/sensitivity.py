@@ -32,8 +32,9 @@ def main(images: str = "500") -> None:
     forward = training.inference(keras_model)
     variables = {network.name_of(variable): variable for variable in keras_model.variables}
     rows = []
-    for name, kernel in tqdm(bit.kernels.items(), disable=None):
-        row = {"layer": name.removesuffix("/kernel")}
+    for layer, _ in tqdm(list(bit.output_sizes()), disable=None):
+        name = f"{layer}/kernel"
+        kernel, row = bit.weights[name], {"layer": layer}
         for rate in RATES:
             variables[name].assign(np.where(np.abs(kernel) < np.quantile(np.abs(kernel), rate), 0, kernel))
             row[str(rate)] = scores.accuracy(training.predict(forward, pixels), labels)
