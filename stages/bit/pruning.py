@@ -60,7 +60,7 @@ def zeroed(bit: Bit, how: Magnitude | NM, fit: Fit | None) -> Bit:
     end = max(1, round(how.steps * GROWTH))
     if isinstance(how, NM):
         pattern, sparsity, gradual = {"sparsity_m_by_n": (how.zeros, how.of)}, how.zeros / how.of, False
-        for layer in chosen:
+        for layer in sorted(chosen):  # the same one is named every time
             inputs = bit.weights[f"{layer}/kernel"].shape[2]
             if inputs % how.of:
                 raise InputError(f"{how.zeros} of {how.of} weights can't be zero in {layer}, which has {inputs} inputs")
