@@ -2,8 +2,9 @@
 
     python -m stages.benchmark P-Q
 
-Params benchmark; models/tflite/P-Q.tflite -> metrics/benchmark/P-Q.json. Latency is that of LiteRT's interpreter for
-one image; peak_memory_mb (10^6 bytes) is what the process grew by while it loaded and ran the file.
+Params benchmark; models/tflite/P-Q.tflite -> metrics/benchmark/P-Q.json, plots/benchmark/P-Q/layers.csv. Latency is
+that of LiteRT's interpreter for one image; peak_memory_mb (10^6 bytes) is what the process grew by while it loaded and
+ran the file. Where the time goes is measured after that, in runs of its own.
 """
 
 import platform
@@ -14,24 +15,34 @@ from pathlib import Path
 import numpy as np
 
 from stages import run
-from stages.artifacts import METRICS, TFLITE, write_json
+from stages.artifacts import METRICS, PLOTS, TFLITE, write_csv, write_json
 from stages.params import load
-from stages.tflite import runtime
+from stages.tflite import profile, runtime
+
+# Of the profiler, beside the interpreter: 100 runs of each.
+ROUNDS = 10
 
 
 def main(variant: str) -> None:
     params = load().benchmark
     before = peak_memory_mb(restart=True)
-    classifier = runtime.Classifier(TFLITE / f"{variant}.tflite", params.threads)
+    path = TFLITE / f"{variant}.tflite"
+    classifier = runtime.Classifier(path, params.threads)
     # No operator's time depends on the pixels, but noise keeps clear of zeros that a CPU might treat apart.
     image = np.random.default_rng(0).integers(256, size=(*classifier.image_size, 3), dtype=np.uint8)
     latencies = classifier.latencies(image, warmup_runs=params.warmup_runs, runs=params.runs)
+    memory = peak_memory_mb() - before
+    operators = profile.operators(path)
+    recording = profile.record(path, image, threads=params.threads, rounds=ROUNDS)
+    layers = profile.layers(operators, recording)
+    write_csv(PLOTS / "benchmark" / variant / "layers.csv", profile.COLUMNS, layers)
     write_json(
         METRICS / "benchmark" / f"{variant}.json",
         {
             "latency_ms_p50": float(np.percentile(latencies, 50)),
             "latency_ms_p90": float(np.percentile(latencies, 90)),
-            "peak_memory_mb": peak_memory_mb() - before,
+            "peak_memory_mb": memory,
+            "delegated": profile.delegated(operators, recording),
             "threads": params.threads,
             "cpu": cpu(),
         },
