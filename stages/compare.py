@@ -3,8 +3,9 @@
     python -m stages.compare
 
 Params compare (and of the others what the report names); metrics/finetune.json, metrics/prune/, metrics/evaluate/,
-metrics/benchmark/, plots/evaluate/, models/tflite/, models/finetuned/architecture.json -> metrics/summary.json,
-plots/tradeoff.csv, plots/tradeoff.png, report.html, models/release/ (model.tflite, labels.txt, README.md).
+metrics/benchmark/, plots/prune/, plots/evaluate/, plots/benchmark/, models/tflite/, models/finetuned/ ->
+metrics/summary.json, plots/tradeoff.csv, plots/tradeoff.png, report.html, models/release/ (model.tflite, labels.txt,
+README.md).
 """
 
 import json
@@ -12,9 +13,20 @@ import shutil
 from pathlib import Path
 
 from stages import run
-from stages.artifacts import FINETUNED, METRICS, PLOTS, RELEASE, TFLITE, read_csv, whole, write_csv, write_json
+from stages.artifacts import (
+    FINETUNED,
+    METRICS,
+    PLOTS,
+    RELEASE,
+    TFLITE,
+    read_csv,
+    read_npz,
+    whole,
+    write_csv,
+    write_json,
+)
 from stages.params import Params, load
-from stages.report import picture, render, variants
+from stages.report import layers, picture, render, variants
 
 
 def main() -> None:
@@ -29,8 +41,9 @@ def main() -> None:
     selected = comparison.selected
     model = TFLITE / f"{selected.name}.tflite"
     predictions = read_csv(PLOTS / "evaluate" / selected.name / "predictions.csv")
+    by_layer = layers.read(params.variants, params.pruning, kernel_sizes(FINETUNED), PLOTS)
     png = picture.tradeoff(comparison)
-    report = render.report(comparison, made_from, predictions, png)
+    report = render.report(comparison, made_from, by_layer, predictions, png)
     card = render.model_card(comparison, made_from, recipe(params, selected), model, len(predictions))
 
     write_release(RELEASE, model, made_from.labels, card)
@@ -55,6 +68,12 @@ def read_run(params: Params) -> render.Run:
         finetuned=variants.read_metrics(METRICS / "finetune.json", variants.MODEL),
         pruned={name: variants.read_metrics(METRICS / f"prune/{name}.json", variants.MODEL) for name in params.pruning},
     )
+
+
+def kernel_sizes(model: Path) -> dict[str, int]:
+    """Number of weights in the kernel of each layer of a model."""
+    sizes = {name: array.size for name, array in read_npz(model / "weights.npz").items()}
+    return {name.removesuffix("/kernel"): size for name, size in sizes.items() if name.endswith("/kernel")}
 
 
 def recipe(params: Params, variant: variants.Variant) -> dict:

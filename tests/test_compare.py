@@ -18,7 +18,7 @@ from stages import compare
 from stages.artifacts import read_csv, write_csv, write_json
 from stages.bit import model as bit_model
 from stages.params import Params, load
-from stages.report import picture, render
+from stages.report import layers, picture, render
 from stages.report.variants import (
     BENCHMARK,
     EVALUATION,
@@ -41,7 +41,7 @@ def variant(name, **changes) -> Variant:
     measured = {
         "accuracy": 0.9, "top5_accuracy": 1.0, "validation_accuracy": 0.9, "agreement": 0.95, "size_bytes": 1000,
         "gzip_bytes": 900, "sparsity": 0.0, "latency_ms_p50": 2.0, "latency_ms_p90": 2.5, "peak_memory_mb": 40.0,
-        "threads": 1, "cpu": "Test CPU",
+        "delegated": 1.0, "threads": 1, "cpu": "Test CPU",
     }  # fmt: skip
     return Variant(name, **{**measured, **changes})
 
@@ -164,6 +164,68 @@ def test_numbers_as_text():
     assert [three_digits(x) for x in (0, 0.01234, 0.5, 9.999, 12.34, 999.6, 12345)] == [
         "0", "0.0123", "0.500", "10.00", "12.3", "1000", "12300",
     ]  # fmt: skip
+
+
+# Layers
+
+
+def test_time_adds_up_by_type_and_names_what_is_left_to_litert():
+    time = layers.time(TIMES)
+    assert time.types == pytest.approx({"conv": 0.6, "norm": 0.35, "other": 0.05})
+    assert time.left == {"QUANTIZE from uint8 to int8": 1, "ADD of int8": 2, "RSQRT of int8": 1}
+    assert list(time.layers) == [row["layer"] for row in TIMES]
+
+
+def test_kept_counts_weights_that_are_neither_removed_nor_zero():
+    rows = [
+        {"layer": "b", "parameters": "50", "sparsity": "0.0"},
+        {"layer": "a", "parameters": "100", "sparsity": "0.75"},
+    ]
+    kept = layers.kept_share(rows, {"a": 100, "b": 200, "removed": 10})
+    assert list(kept.items()) == [("b", 0.25), ("a", 0.25), ("removed", 0.0)]
+
+
+def test_tables_keep_the_order_of_the_variant_with_most_layers():
+    table = layers.shares_table({"small": {"c": 0.5, "a": 0.5}, "large": {"a": 0.2, "b": 0.4, "c": 0.4}})
+    assert table.layers == ["a", "b", "c"]
+    assert table.columns == {"small": [0.5, None, 0.5], "large": [0.2, 0.4, 0.4]}
+    assert table.shades == {"small": [1, None, 1], "large": [0.4, 0.8, 0.8]}
+
+
+def test_errors_are_the_darker_the_larger():
+    (shades,) = layers.errors_table({"dense-int8": {"a": 60.0, "b": 36.0, "c": 12.0, "d": -5.0}}).shades.values()
+    assert shades == [0, 0.25, 0.75, 1]
+
+
+def test_reading_joins_what_three_stages_wrote(tmp_path):
+    write_layers(tmp_path, ["dense-float32", "dense-int8"], ["dense", "channels"])
+    write_csv(tmp_path / "prune/channels/layers.csv", ["layer", "parameters", "sparsity"], [
+        {"layer": "resnet/a/standardized_conv2d", "parameters": 5, "sparsity": 0.0},
+    ])  # fmt: skip
+    write_csv(tmp_path / "convert/dense-int8/layers.csv", ["layer", "type", "size_bytes", "snr_db"], [
+        {"layer": "resnet/a/standardized_conv2d", "type": "conv", "size_bytes": 9, "snr_db": 30.5},
+    ])  # fmt: skip
+    write_csv(tmp_path / "convert/dense-float32/layers.csv", ["layer", "type", "size_bytes", "snr_db"], [
+        {"layer": "resnet/a/standardized_conv2d", "type": "conv", "size_bytes": 9, "snr_db": ""},
+    ])  # fmt: skip
+    finetuned = {"resnet/a/standardized_conv2d": 10}
+    found = layers.read(["dense-float32", "dense-int8"], ["dense", "channels"], finetuned, tmp_path)
+    assert list(found.times) == list(found.shares.columns) == ["dense-float32", "dense-int8"]
+    assert found.errors.columns == {"dense-int8": [30.5]}
+    # What was not pruned is no news.
+    assert found.kept.columns == {"channels": [0.5]}
+    (tmp_path / "benchmark/dense-int8/layers.csv").unlink()
+    with pytest.raises(ValueError, match=r"benchmark/dense-int8/layers\.csv is missing: run `dvc repro`$"):
+        layers.read(["dense-float32", "dense-int8"], ["dense"], finetuned, tmp_path)
+
+
+def write_layers(plots: Path, variants, prunings) -> None:
+    """What the benchmark and prune stages write, of a model of one convolution of 10 weights."""
+    kernel = {"layer": "resnet/a/standardized_conv2d", "parameters": 10, "sparsity": 0.0}
+    for name in variants:
+        write_csv(plots / "benchmark" / name / "layers.csv", TIMES[0], TIMES)
+    for name in prunings:
+        write_csv(plots / "prune" / name / "layers.csv", kernel, [kernel])
 
 
 # Reading
@@ -290,6 +352,22 @@ RUN = render.Run(
 )
 
 
+# As the benchmark, convert and prune stages write them.
+TIMES = [
+    {"layer": "input", "type": "other", "delegate": "QUANTIZE from uint8 to int8", "time_share": "0.05"},
+    {"layer": "resnet/a/standardized_conv2d", "type": "conv", "delegate": "xnnpack", "time_share": "0.6"},
+    {"layer": "resnet/b/group_norm", "type": "norm", "delegate": "ADD of int8; RSQRT of int8", "time_share": "0.2"},
+    {"layer": "resnet/group_norm", "type": "norm", "delegate": "ADD of int8", "time_share": "0.15"},
+]
+
+
+def by_layer(*names, **tables) -> layers.Layers:
+    """What the report is told of layers: the same times for all variants, and whatever tables."""
+    times = {name: layers.time(TIMES) for name in ("dense-float32", "dense-int8", *names)}
+    nothing = layers.shares_table({})
+    return layers.Layers(times, **{"shares": nothing, "errors": nothing, "kept": nothing, **tables})
+
+
 def predictions(*pairs):
     return [{"actual": a, "predicted": p} for a, p in pairs]
 
@@ -329,17 +407,17 @@ class Page(HTMLParser):
 
 def test_report_is_self_contained():
     png = picture.tradeoff(comparison(DENSE))
-    page = Page(render.report(comparison(DENSE), RUN, many_predictions(), png))
+    page = Page(render.report(comparison(DENSE), RUN, by_layer(), many_predictions(), png))
     addresses = [value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href")]
     assert [base64.b64decode(address.removeprefix("data:image/png;base64,")) for address in addresses] == [png]
-    assert "http" not in render.report(comparison(DENSE), RUN, many_predictions(), b"")
+    assert "http" not in render.report(comparison(DENSE), RUN, by_layer(), many_predictions(), b"")
 
 
 def test_report_tells_of_every_variant():
     chosen = comparison(DENSE, variant("dense-int8", size_bytes=250, accuracy=0.75, validation_accuracy=0.89))
-    html = render.report(chosen, RUN, many_predictions(), b"")
+    html = render.report(chosen, RUN, by_layer(), many_predictions(), b"")
     page = Page(html)
-    rows = {row[0].split()[0]: row for row in page.rows if row and row[0]}
+    rows = {row[0].split()[0]: row for row in reversed(page.rows) if row and row[0]}
     # 12 of 16: 50.5 % to 89.8 % by Wilson.
     assert rows["dense-int8"][:6] == [
         "dense-int8 selected Pareto ", "75.0 % 50.5–89.8 ", "89.0 % ", "95.0 % ", "250 B ", "900 B ",
@@ -354,14 +432,34 @@ def test_report_tells_of_every_variant():
         assert told in html
 
 
+def test_report_tells_of_every_layer():
+    columns = {"dense-float32": {"resnet/root/standardized_conv2d": 0.5, "resnet/add": 0.25}, "dense-int8": {"x": 1.0}}
+    told = by_layer(
+        shares=layers.shares_table(columns),
+        errors=layers.errors_table({"dense-int8": {"resnet/add": 24.0}}),
+    )
+    html = render.report(comparison(DENSE, variant("dense-int8", delegated=0.5)), RUN, told, many_predictions(), b"")
+    page = Page(html)
+    assert [attributes["style"] for _, attributes in page.tags if attributes.get("class") == "bar"] == [
+        "--share:60.0%", "--share:35.0%", "--share:5.0%",
+    ] * 2  # fmt: skip
+    rows = [[cell.strip() for cell in row] for row in page.rows]
+    left = "QUANTIZE from uint8 to int8; ADD of int8, in 2 layers; RSQRT of int8"
+    assert ["dense-int8", "60.0 %", "35.0 %", "5.0 %", "50.0 %", left] in rows
+    assert [row for row in rows if row[0] in ("root/conv", "add", "x")] == [
+        ["root/conv", "50.0", ""], ["add", "25.0", ""], ["x", "", "100.0"], ["add", "24"],
+    ]  # fmt: skip
+    assert html.count("<details>") == 2  # nothing was pruned
+
+
 def test_report_warns_of_latencies_from_two_machines():
     elsewhere = variant("dense-int8", cpu="Other CPU")
-    assert "do not compare" in render.report(comparison(DENSE, elsewhere), RUN, many_predictions(), b"")
-    assert "do not compare" not in render.report(comparison(DENSE), RUN, many_predictions(), b"")
+    assert "do not compare" in render.report(comparison(DENSE, elsewhere), RUN, by_layer(), many_predictions(), b"")
+    assert "do not compare" not in render.report(comparison(DENSE), RUN, by_layer(), many_predictions(), b"")
 
 
 def test_report_shows_the_matrix_of_few_classes():
-    page = Page(render.report(comparison(DENSE), RUN, many_predictions(), b""))
+    page = Page(render.report(comparison(DENSE), RUN, by_layer(), many_predictions(), b""))
     rows = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in page.rows if row and row[0].strip() in LABELS}
     assert rows == {"daisy": ["8", "", "2"], "dandelion": ["1", "5", ""], "rose": ["", "", ""]}
     shades = [float(a["style"].removeprefix("--shade:")) for tag, a in page.tags if "--shade" in a.get("style", "")]
@@ -371,7 +469,7 @@ def test_report_shows_the_matrix_of_few_classes():
 def test_report_lists_the_pairs_of_many_classes():
     labels = tuple(f"<class {i}>" for i in range(21))
     seen = predictions(*[(labels[1], labels[2])] * 3, (labels[1], labels[1]), (labels[0], labels[20]))
-    html = render.report(comparison(DENSE), dataclasses.replace(RUN, labels=labels), seen, b"")
+    html = render.report(comparison(DENSE), dataclasses.replace(RUN, labels=labels), by_layer(), seen, b"")
     rows = [[cell.strip() for cell in row] for row in Page(html).rows]
     assert rows[-2:] == [["<class 1>", "<class 2>", "3", "75.0 %"], ["<class 0>", "<class 20>", "1", "100.0 %"]]
 
@@ -502,6 +600,8 @@ def workspace(tmp_path, monkeypatch, tflite):
     for name in ("finetune", "prune/dense", "prune/channels"):
         write_json(Path("metrics") / f"{name}.json", RUN.finetuned)
     write_json(Path("models/finetuned/architecture.json"), {"image_size": IMAGE_SIZE, "labels": LABELS})
+    np.savez("models/finetuned/weights.npz", **{"resnet/a/standardized_conv2d/kernel": np.ones((1, 1, 2, 5))})
+    write_layers(Path("plots"), [v.name for v in variants], ["dense", "channels"])
     for v in variants:
         write_csv(Path("plots/evaluate") / v.name / "predictions.csv", ["actual", "predicted"], many_predictions())
         Path("models/tflite").mkdir(exist_ok=True)

@@ -11,6 +11,7 @@ import yaml
 from ai_edge_litert.interpreter import Interpreter
 
 from stages import InputError
+from stages.report.layers import TYPES, Layers
 from stages.report.variants import KIND, Comparison, milliseconds, percent, size, summary, three_digits, wilson
 
 # More classes than this make no readable matrix: the most confused pairs are listed instead.
@@ -69,7 +70,9 @@ COLUMNS = (
 )
 
 
-def report(comparison: Comparison, run: Run, predictions: Sequence[Mapping[str, str]], picture: bytes) -> str:
+def report(
+    comparison: Comparison, run: Run, layers: Layers, predictions: Sequence[Mapping[str, str]], picture: bytes
+) -> str:
     """The report as one HTML page that needs nothing else.
 
     predictions: a row for each test image, class names under `actual` and `predicted`, of the selected variant.
@@ -79,6 +82,8 @@ def report(comparison: Comparison, run: Run, predictions: Sequence[Mapping[str, 
     return _template("report.html.j2").render(
         comparison=comparison,
         run=run,
+        layers=layers,
+        types=TYPES,
         choice=choice(comparison),
         columns=COLUMNS,
         best={c.key: c.best([getattr(v, c.key) for v in comparison.variants]) for c in COLUMNS if c.best},

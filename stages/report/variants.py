@@ -14,7 +14,7 @@ Z95 = 1.959964
 ROUNDING = 1e-9
 
 EVALUATION = ("accuracy", "top5_accuracy", "validation_accuracy", "agreement", "size_bytes", "gzip_bytes", "sparsity")
-BENCHMARK = ("latency_ms_p50", "latency_ms_p90", "peak_memory_mb", "threads")
+BENCHMARK = ("latency_ms_p50", "latency_ms_p90", "peak_memory_mb", "delegated", "threads")
 TRADEOFF_COLUMNS = (
     "variant", "pruning", "quantization", "accuracy", "validation_accuracy", "agreement", "size_bytes", "gzip_bytes",
     "sparsity", "latency_ms_p50", "latency_ms_p90", "peak_memory_mb", "pareto", "selected",
@@ -37,6 +37,7 @@ class Variant:
     latency_ms_p50: float
     latency_ms_p90: float
     peak_memory_mb: float
+    delegated: float
     threads: int
     cpu: str
 

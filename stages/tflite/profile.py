@@ -201,10 +201,10 @@ def _layer(name: str, kind: str) -> str:
     Where the converter joined operators, it joins their names by semicolons.
     """
     paths = [part.partition("/")[2] for part in name.split(";")]
-    weighted = [match[0] for match in map(WEIGHTED.match, paths) if match]
     if kind in CONVOLUTIONS:
-        weighted = [layer for layer in weighted if layer.endswith("conv2d")] or weighted
-    return weighted[0] if weighted and WEIGHTED.match(paths[0]) else paths[0].rpartition("/")[0]
+        paths.sort(key=lambda path: "conv2d" not in path)
+    weighted = WEIGHTED.match(paths[0])
+    return weighted[0] if weighted else paths[0].rpartition("/")[0]
 
 
 def _refusal(operator: Operator) -> str:
