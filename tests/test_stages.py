@@ -138,7 +138,7 @@ def test_outputs(workspace):
         expected |= {f"plots/{log}/metrics.json", *(f"plots/{log}/plots/metrics/{curve}.tsv" for curve in CURVES)}
     for variant in VARIANTS:
         expected |= {f"metrics/evaluate/{variant}.json", f"plots/evaluate/{variant}/predictions.csv"}
-    expected |= {"metrics/benchmark/dense-float32.json"}
+    expected |= {"metrics/benchmark/dense-float32.json", "plots/benchmark/dense-float32/layers.csv"}
     # No scratch files are left, hidden ones included.
     assert {str(path) for path in contents("models", "metrics", "plots")} == expected
 
@@ -239,9 +239,14 @@ def test_files_are_of_their_scheme_and_pruning():
 
 def test_benchmark():
     values = metrics("benchmark/dense-float32")
-    assert set(values) == {"latency_ms_p50", "latency_ms_p90", "peak_memory_mb", "threads", "cpu"}
+    assert set(values) == {"latency_ms_p50", "latency_ms_p90", "peak_memory_mb", "delegated", "threads", "cpu"}
     assert 0 < values["latency_ms_p50"] <= values["latency_ms_p90"]
     assert values["peak_memory_mb"] > 0 and values["threads"] == 2 and isinstance(values["cpu"], str) and values["cpu"]
+    rows = read_csv(Path("plots/benchmark/dense-float32/layers.csv"))
+    assert values["delegated"] == 1 and {row["delegate"] for row in rows} == {"xnnpack"}
+    assert sum(float(row["time_share"]) for row in rows) == pytest.approx(1)
+    convolutions = [row["layer"] for row in read_csv(Path("plots/prune/dense/layers.csv"))]
+    assert sorted(row["layer"] for row in rows if row["type"] == "conv") == sorted(convolutions)
 
 
 # Again
@@ -334,9 +339,9 @@ def test_running_a_file_needs_no_tensorflow(copy):
         "prune.main('dense'); evaluate.main('dense-int8'); benchmark.main('dense-int8')\n"
         "sys.exit(sorted({'tensorflow', 'tf_keras', 'keras'} & set(sys.modules)) or None)"
     )
-    before = contents("models", "metrics/evaluate", "metrics/prune", "plots")
+    before = contents("models", "metrics/evaluate", "metrics/prune", "plots/evaluate", "plots/prune")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert contents("models", "metrics/evaluate", "metrics/prune", "plots") == before
+    assert contents("models", "metrics/evaluate", "metrics/prune", "plots/evaluate", "plots/prune") == before
     assert metrics("benchmark/dense-int8").keys() == metrics("benchmark/dense-float32").keys()
