@@ -7,7 +7,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from stages.bit import network
 from stages.bit.backbones import BIT_TINY_SHAPE, fetch
-from stages.bit.model import HEAD, fold, standardize, untrained, with_head
+from stages.bit.model import HEAD, ROOT, fold, standardize, untrained, with_head
 from stages.params import Backbone
 
 PUBLISHED = {"filters": 32, "units": (1, 2), "groups": 32, "root": 7, "pool": True}
@@ -201,6 +201,17 @@ def test_lowered_and_folded_networks_are_the_same_function(shape):
     assert_close(network.build(fold(bit), network.PerChannelGroupNorm)(pixels).numpy(), expected)
 
 
+@pytest.mark.parametrize("root", [3, 5, 7])
+@pytest.mark.parametrize("image_size", [(32, 32), (22, 40)])
+def test_packed_root_is_the_same_function(root, image_size):
+    bit = fold(bit_of(PUBLISHED, root=root, image_size=image_size))
+    pixels = pixels_of(bit)
+    expected = network.build(bit)(pixels).numpy()
+    packed = network.build(bit, network.PerChannelGroupNorm, packed_root=True)
+    assert packed.get_layer(ROOT).kernel.shape[2] == 4 * 3
+    assert_close(packed(pixels).numpy(), expected)
+
+
 def test_folded_network_is_of_plain_convolutions():
     layers = network.build(fold(bit_of(SMALL))).layers
     assert {type(layer) for layer in layers if layer.name.endswith("conv2d")} == {tf.keras.layers.Conv2D}
@@ -231,6 +242,14 @@ def test_group_norm(norm, groups, scale):
     gamma, beta = random.normal(1, 0.5, 24), random.normal(size=24)
     layer.set_weights([gamma, beta])
     assert_close(layer(inputs).numpy(), group_norm(inputs, gamma, beta, groups))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("deviation", [1e-2, 1, 1e2])
+def test_group_norm_whose_mean_is_ten_deviations(norm, deviation):
+    random = np.random.default_rng(0)
+    inputs = (deviation * random.normal(10, 1, (3, 9, 7, 24))).astype(np.float32)
+    assert_close(norm(8)(inputs).numpy(), group_norm(inputs, np.ones(24), np.zeros(24), 8))
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -6,7 +6,7 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
 from stages.bit import network
-from stages.bit.model import Bit, fold
+from stages.bit.model import ROOT, Bit, fold
 from stages.params import Quantization
 
 
@@ -17,7 +17,7 @@ def convert(bit: Bit, how: Quantization, calibration: np.ndarray | None = None) 
     [1, classes], as float32 or uint8 likewise. `calibration`: uint8 [images, height, width, 3], for scheme int8. Equal
     input gives equal bytes: every layer bears BiT's name.
     """
-    model = network.build(fold(bit), norm=network.PerChannelGroupNorm)
+    model = network.build(fold(bit), norm=network.PerChannelGroupNorm, packed_root=packs(bit, how))
     pixels = tf.TensorSpec((1, *bit.architecture.image_size, 3), tf.float32, name="pixels")
     function = tf.function(lambda pixels: {"logits": model(pixels, training=False)}, input_signature=[pixels])
     # The converter saves what holds the variables: a bare module saves seconds that Keras would spend on its layers.
@@ -36,6 +36,16 @@ def convert(bit: Bit, how: Quantization, calibration: np.ndarray | None = None) 
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.uint8
     return compact(converter.convert())
+
+
+def packs(bit: Bit, how: Quantization) -> bool:
+    """Whether the file is faster with the root's pixels packed: where its kernel is large, and weights are integers.
+
+    Images of odd sides can't be packed.
+    """
+    large = len(bit.weights[f"{ROOT}/kernel"]) > 3
+    even = all(side % 2 == 0 for side in bit.architecture.image_size)
+    return large and even and how.scheme not in ("float32", "float16")
 
 
 def compact(content: bytes) -> bytes:
