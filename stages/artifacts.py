@@ -35,8 +35,7 @@ def whole(path: Path) -> Iterator[Path]:
     If the block raises, or the process dies, what `path` held before stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for abandoned in path.parent.glob(f".{path.name}-*"):  # by a process that was killed
-        shutil.rmtree(abandoned)
+    _clear_abandoned(path)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         yield scratch / path.name
@@ -46,6 +45,17 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(scratch / path.name, path)
     finally:
         shutil.rmtree(scratch)
+
+
+def remove(path: Path) -> None:
+    """Remove the file, if there is one, and what processes that were killed left of it."""
+    path.unlink(missing_ok=True)
+    _clear_abandoned(path)
+
+
+def _clear_abandoned(path: Path) -> None:
+    for abandoned in path.parent.glob(f".{path.name}-*"):
+        shutil.rmtree(abandoned)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

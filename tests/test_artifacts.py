@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.artifacts import read_csv, whole, write_csv, write_json
+from stages.artifacts import read_csv, remove, whole, write_csv, write_json
 
 
 def write_file(path: Path, content: str) -> None:
@@ -94,6 +94,20 @@ def test_killed_process_leaves_the_old_and_the_next_one_cleans_up(tmp_path, writ
     with whole(tmp_path / "out") as temporary:
         write(temporary, "new")
     assert tree(tmp_path) == expected("new")
+
+
+def test_what_is_removed_leaves_nothing_of_killed_processes(tmp_path):
+    file = tmp_path / "out"
+    for _ in range(2):
+        if not (child := os.fork()):
+            with whole(file) as temporary:
+                temporary.write_text("half")
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+        remove(file)
+        assert not tree(tmp_path)
+        file.write_text("old")
+    assert set(tree(tmp_path)) == {"out"}
 
 
 def test_json_has_the_same_bytes_in_whatever_order(tmp_path):

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from stages import InputError
-from stages.artifacts import read_npz, whole
+from stages.artifacts import read_npz, remove, whole
 from stages.bit import network
 from stages.bit.hyperrule import MOMENTUM, Recipe, learning_rate
 from stages.images.dataset import Pixels
@@ -138,7 +138,7 @@ def fit(
                 _save(checkpoint.path, run, variables, history, recent, done)
                 saved = time.monotonic()
     if checkpoint:
-        checkpoint.path.unlink(missing_ok=True)
+        remove(checkpoint.path)
 
 
 def training_step(model: tf.keras.Model, recipe: Recipe, teacher: Teacher | None):
