@@ -69,7 +69,7 @@ class PerChannelGroupNorm(GroupNorm):
     """The same function for TFLite: moments over a 5-D reshape, the usual form, fall out of XNNPACK, this does not.
 
     Means of x and of x * x for each channel, averaged within the groups as small [batch, groups, channels] arrays,
-    then one multiply and one add for each channel of the image. benchmarks/lowering.py measures what that costs.
+    then one multiply and one add for each channel of the image. benchmarks/conversion.py measures what that costs.
 
     The variance is E[x^2] - E[x]^2, which loses what float32 can't hold of E[x^2] when the mean is large: with a mean
     of 10 standard deviations the output is within 1e-4 of `GroupNorm`'s. Standardised kernels have a mean of zero,

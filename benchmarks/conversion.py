@@ -1,13 +1,16 @@
-"""Measure the lowering to TFLite: speed of R50x1 at 224 px against the usual way of converting it, and its floor.
+"""Measure the conversion: speed against the usual way and against the floor, and what each scheme gets right.
 
-    python benchmarks/lowering.py [THREADS]
+    python benchmarks/conversion.py r50x1 [THREADS]
+    python benchmarks/conversion.py schemes [THREADS]
 
-For each scheme, files of the same random weights, run in turns on one image at a time:
+r50x1: files of the same random weights at 224 px, run in turns on one image at a time, seconds and memory to convert:
     usual   a SavedModel as in Google's code (bit_tf2 of google-research/big_transfer), with its GroupNorm over a 5-D
             reshape and its standardisation in the graph, through TFLiteConverter.from_saved_model
     ours    what `convert` makes of them
     floor   ours with the statistics of every GroupNorm frozen, so that a norm is what BatchNorm is on a device: nothing
-Prints the fastest run of each, which noise from other processes does not reach, and medians as ratios.
+schemes: the fine-tuned model of this checkout in every scheme: accuracy on test, agreement with float32, size, latency.
+
+Of each round the fastest run counts, which noise from other processes seldom reaches; ratios are of medians of these.
 """
 
 import sys
