@@ -1,0 +1,87 @@
+"""The AI Edge Quantizer: schemes that are made from the float32 file. No TensorFlow."""
+
+import contextlib
+import os
+import re
+import tempfile
+from bisect import bisect_left
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+from ai_edge_quantizer.qtyping import TFLOperationName
+from ai_edge_quantizer.quantizer import Quantizer
+
+from stages import scores
+from stages.tflite import layers, runtime
+
+# BiT's convolutions; the converter may make dense layers of those of size 1.
+OPERATIONS = (TFLOperationName.CONV_2D, TFLOperationName.FULLY_CONNECTED)
+# Validation images, at most, on which the error of each layer is measured.
+SAMPLE = 32
+
+
+def int4(float32: bytes, paths: Collection[str]) -> bytes:
+    """`float32` with int4 kernels in the convolutions `paths`, and a scale for each of their output channels.
+
+    The quantizer can give blocks of weights scales of their own, but only in dense layers.
+    """
+    quantizer = Quantizer(float32)
+    for scope in _scopes(float32, paths):
+        for operation in OPERATIONS:
+            quantizer.add_dynamic_config(scope, operation, num_bits=4)
+    return _quantized(quantizer)
+
+
+def int8(float32: bytes, paths: Collection[str], ranges: dict[str, tuple[float, float]]) -> bytes:
+    """`float32` computing the convolutions `paths` in int8, as the `ranges` of their inputs and outputs have it."""
+    if not paths:
+        return float32
+    quantizer = Quantizer(float32)
+    for scope in _scopes(float32, paths):
+        for operation in OPERATIONS:
+            quantizer.add_static_config(scope, operation, activation_num_bits=8, weight_num_bits=8)
+    extremes = {name: {"min": np.array([least]), "max": np.array([most])} for name, (least, most) in ranges.items()}
+    return _quantized(quantizer, extremes)
+
+
+def kept_float(
+    float32: bytes,
+    paths: Collection[str],
+    ranges: dict[str, tuple[float, float]],
+    max_accuracy_drop: float,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+) -> set[str]:
+    """The fewest convolutions that must stay float32 for `int8` to lose at most `max_accuracy_drop` of accuracy.
+
+    pixels, labels: validation images [images, height, width, 3] in 0..255 and their classes. Layers stay float32 in
+    the order of the error of their outputs in the file where none does; how many is found by bisection.
+    """
+    ratios = layers.signal_to_noise(int8(float32, paths, ranges), float32, paths, pixels[:SAMPLE])
+    worst_first = sorted(paths, key=ratios.get)
+    least = _accuracy(float32, pixels, labels) - max_accuracy_drop
+
+    def enough(count: int) -> bool:
+        content = int8(float32, [path for path in paths if path not in worst_first[:count]], ranges)
+        return _accuracy(content, pixels, labels) >= least
+
+    return set(worst_first[: bisect_left(range(len(worst_first)), True, key=enough)])
+
+
+def _accuracy(content: bytes, pixels: np.ndarray, labels: np.ndarray) -> float:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "model.tflite"
+        path.write_bytes(content)
+        return scores.accuracy(runtime.Classifier(path).logits(pixels), labels)
+
+
+def _scopes(float32: bytes, paths: Collection[str]) -> list[str]:
+    """Patterns of just these convolutions: the quantizer searches the names of an operator's outputs, each with ";"."""
+    return [f"^{re.escape(layer.output.name)};$" for layer in layers.find(float32, paths).values()]
+
+
+def _quantized(quantizer: Quantizer, calibration: dict | None = None) -> bytes:
+    # Its progress bars can't be switched off.
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        return bytes(quantizer.quantize(calibration, enable_progress_report=False).quantized_model)
