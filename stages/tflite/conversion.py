@@ -78,7 +78,7 @@ def _by_converter(bit: Bit, scheme: str, calibration: np.ndarray | None) -> byte
 
 
 def compact(content: bytes, notes: bytes | None = None) -> bytes:
-    """The same .tflite file with equal vectors written once, and with `notes` for metadata.
+    """The same .tflite file with equal vectors written once, no scale of 0, and `notes` for metadata.
 
     An int8 file has a zero point of 64 bits, always 0, for each channel of each kernel and bias: of a small model that
     is a twentieth of the file.
@@ -89,6 +89,12 @@ def compact(content: bytes, notes: bytes | None = None) -> bytes:
         model.metadata = [each for each in model.metadata or [] if each.name != metadata.NAME.encode()]
         model.metadata.append(schema.MetadataT(name=metadata.NAME, buffer=len(model.buffers)))
         model.buffers.append(schema.BufferT(data=np.frombuffer(notes, np.uint8)))
+    for tensor in model.subgraphs[0].tensors:
+        scale = tensor.quantization and tensor.quantization.scale
+        if scale is not None:
+            # The converter's scale of a constant of zeros is 0, at which LiteRT ends the process. A large one would
+            # cost the other operand of a sum its precision.
+            tensor.quantization.scale = np.where(scale == 0, np.float32(2**-30), scale)
     builder = _SharingBuilder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(memoryview(builder.Bytes)[builder.Head() :])

@@ -4,7 +4,7 @@ LiteRT alone, as devices run it, with every tensor kept. No TensorFlow.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +35,7 @@ class Layer(NamedTuple):
     size_bytes: int
 
 
-def find(content: bytes, paths: Iterable[str]) -> dict[str, Layer]:
+def find(content: bytes, paths: Collection[str]) -> dict[str, Layer]:
     """The convolutions of a BiT, by path. Raises ValueError naming a path that the file has no operator for.
 
     An operator's output bears the name of what made it, and where operators were fused the names of all of them.
@@ -91,7 +91,7 @@ def values(content: bytes, pixels: Iterable[np.ndarray]) -> Iterator[Callable[[i
         yield value
 
 
-def ranges(content: bytes, paths: Iterable[str], pixels: Iterable[np.ndarray]) -> dict[str, tuple[float, float]]:
+def ranges(content: bytes, paths: Collection[str], pixels: Iterable[np.ndarray]) -> dict[str, tuple[float, float]]:
     """The least and the largest value of each convolution's input and output over all `pixels`, by tensor name."""
     tensors = {tensor for layer in find(content, paths).values() for tensor in (layer.input, layer.output)}
     extremes = {tensor: (np.inf, -np.inf) for tensor in sorted(tensors)}
@@ -102,7 +102,7 @@ def ranges(content: bytes, paths: Iterable[str], pixels: Iterable[np.ndarray]) -
     return {tensor.name: extreme for tensor, extreme in extremes.items()}
 
 
-def signal_to_noise(content: bytes, float32: bytes, paths: Iterable[str], pixels: np.ndarray) -> dict[str, float]:
+def signal_to_noise(content: bytes, float32: bytes, paths: Collection[str], pixels: np.ndarray) -> dict[str, float]:
     """For each convolution 10 log10(sum of squares of its output / that of its error), in dB, over all `pixels`.
 
     The error is against the file `float32`, and holds that of all layers before; infinite where there is none.
@@ -119,9 +119,14 @@ def signal_to_noise(content: bytes, float32: bytes, paths: Iterable[str], pixels
         return {path: float(10 * np.log10(np.divide(signal[path], noise[path]))) for path in paths}
 
 
-def rows(content: bytes, float32: bytes, paths: Iterable[str], pixels: np.ndarray) -> Iterator[dict]:
-    """A row of COLUMNS for each convolution; `snr_db` is left out where the output is just that of `float32`."""
-    ratios = signal_to_noise(content, float32, paths, pixels)
+def rows(content: bytes, float32: bytes, paths: Collection[str], pixels: np.ndarray) -> Iterator[dict]:
+    """A row of COLUMNS for each convolution; `snr_db` is empty where the output is just that of `float32`."""
+    ratios = {} if content == float32 else signal_to_noise(content, float32, paths, pixels)
     for path, layer in find(content, paths).items():
-        ratio = ratios[path] if np.isfinite(ratios[path]) else ""
-        yield {"layer": path, "type": layer.type, "size_bytes": layer.size_bytes, "snr_db": ratio}
+        ratio = ratios.get(path, np.inf)
+        yield {
+            "layer": path,
+            "type": layer.type,
+            "size_bytes": layer.size_bytes,
+            "snr_db": ratio if np.isfinite(ratio) else "",
+        }
