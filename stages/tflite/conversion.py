@@ -1,15 +1,13 @@
 """A BiT to a .tflite file in each scheme of quantization."""
 
-import flatbuffers
 import numpy as np
 import tensorflow as tf
-from ai_edge_litert import schema_py_generated as schema
 
 from stages import InputError
 from stages.bit import network
 from stages.bit.model import Bit, fold
 from stages.params import Calibrated, Quantization, Scheme
-from stages.tflite import layers, metadata, quantizer
+from stages.tflite import layers, metadata, packing, quantizer
 
 FLOAT32 = Scheme(scheme="float32")
 
@@ -46,7 +44,7 @@ def convert(
         case _:
             content = _by_converter(bit, how.scheme, calibration)
     notes = metadata.metadata(bit.architecture, how.scheme)
-    return metadata.with_labels(compact(content, notes), bit.architecture.labels)
+    return metadata.with_labels(packing.compact(content, notes), bit.architecture.labels)
 
 
 def _by_converter(bit: Bit, scheme: str, calibration: np.ndarray | None) -> bytes:
@@ -75,45 +73,6 @@ def _by_converter(bit: Bit, scheme: str, calibration: np.ndarray | None) -> byte
             tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
         ]
     return converter.convert()
-
-
-def compact(content: bytes, notes: bytes | None = None) -> bytes:
-    """The same .tflite file with equal vectors written once, no scale of 0, and `notes` for metadata.
-
-    An int8 file has a zero point of 64 bits, always 0, for each channel of each kernel and bias: of a small model that
-    is a twentieth of the file.
-    """
-    model = schema.ModelT.InitFromPackedBuf(content)
-    if notes is not None:
-        # A file that is made from another brings that one's.
-        model.metadata = [each for each in model.metadata or [] if each.name != metadata.NAME.encode()]
-        model.metadata.append(schema.MetadataT(name=metadata.NAME, buffer=len(model.buffers)))
-        model.buffers.append(schema.BufferT(data=np.frombuffer(notes, np.uint8)))
-    for tensor in model.subgraphs[0].tensors:
-        scale = tensor.quantization and tensor.quantization.scale
-        if scale is not None:
-            # The converter's scale of a constant of zeros is 0, at which LiteRT ends the process. A large one would
-            # cost the other operand of a sum its precision.
-            tensor.quantization.scale = np.where(scale == 0, np.float32(2**-30), scale)
-    builder = _SharingBuilder(len(content))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(memoryview(builder.Bytes)[builder.Head() :])
-
-
-class _SharingBuilder(flatbuffers.Builder):
-    def __init__(self, size: int):
-        super().__init__(size)
-        self.offsets = {}
-
-    def CreateNumpyVector(self, x):
-        key = (x.dtype.str, x.tobytes())
-        if key not in self.offsets:
-            self.offsets[key] = super().CreateNumpyVector(x)
-        return self.offsets[key]
-
-    def StartVector(self, elemSize, numElems, alignment):
-        # Weights are vectors of bytes; LiteRT reads them in place, aligned as its schema demands.
-        return super().StartVector(elemSize, numElems, 16 if elemSize == 1 else alignment)
 
 
 def drawn(labels: np.ndarray, classes: tuple[str, ...], how: Calibrated) -> np.ndarray:

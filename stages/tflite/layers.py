@@ -16,6 +16,8 @@ from tqdm import tqdm
 MODEL = "bit"
 OPERATORS = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.FULLY_CONNECTED)
 TYPES = {number: name.lower() for name, number in vars(schema.TensorType).items() if not name.startswith("_")}
+# Always as many, so that no sum depends on the machine.
+THREADS = 2
 COLUMNS = ("layer", "type", "size_bytes", "snr_db")
 
 
@@ -73,10 +75,13 @@ def find(content: bytes, paths: Collection[str]) -> dict[str, Layer]:
 
 
 def values(content: bytes, pixels: Iterable[np.ndarray]) -> Iterator[Callable[[int], np.ndarray]]:
-    """For each image [height, width, 3] in 0..255, what gives a tensor's value by its number, as float32."""
+    """For each image [height, width, 3] in 0..255, what gives a tensor's value by its number, as float32.
+
+    The function is good until the next image.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the memory that keeping all tensors takes
-        interpreter = Interpreter(model_content=content, num_threads=1, experimental_preserve_all_tensors=True)
+        interpreter = Interpreter(model_content=content, num_threads=THREADS, experimental_preserve_all_tensors=True)
     interpreter.allocate_tensors()
     (taken,) = interpreter.get_input_details()
     quantizations = {each["index"]: each["quantization"] for each in interpreter.get_tensor_details()}

@@ -13,7 +13,6 @@ import numpy as np
 
 from stages.bit.model import Architecture
 
-NAME = "TFLITE_METADATA"
 IDENTIFIER = b"M001"
 LABELS = "labels.txt"
 # The fields of the schema's tables in its order, which numbers them, up to the last one used. A union takes two.

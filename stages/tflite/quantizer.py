@@ -13,7 +13,7 @@ from ai_edge_quantizer.qtyping import TFLOperationName
 from ai_edge_quantizer.quantizer import Quantizer
 
 from stages import scores
-from stages.tflite import layers, runtime
+from stages.tflite import layers, packing, runtime
 
 # BiT's convolutions; the converter may make dense layers of those of size 1.
 OPERATIONS = (TFLOperationName.CONV_2D, TFLOperationName.FULLY_CONNECTED)
@@ -84,4 +84,4 @@ def _scopes(float32: bytes, paths: Collection[str]) -> list[str]:
 def _quantized(quantizer: Quantizer, calibration: dict | None = None) -> bytes:
     # Its progress bars can't be switched off.
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        return bytes(quantizer.quantize(calibration, enable_progress_report=False).quantized_model)
+        return packing.compact(quantizer.quantize(calibration, enable_progress_report=False).quantized_model)
