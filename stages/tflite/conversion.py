@@ -2,12 +2,14 @@
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.lite.python.convert import mlir_quantize
+from tensorflow.lite.python.optimize.calibrator import Calibrator
 
 from stages import InputError
 from stages.bit import network
 from stages.bit.model import Bit, fold
 from stages.params import Calibrated, Quantization, Scheme
-from stages.tflite import layers, metadata, packing, quantizer
+from stages.tflite import metadata, packing, quantizer
 
 FLOAT32 = Scheme(scheme="float32")
 
@@ -27,27 +29,32 @@ def convert(
     gives equal bytes: every layer bears BiT's name.
 
     calibration: uint8 [images, height, width, 3], for the schemes that calibrate. validation: images and labels, for
-    keep_float auto. float32: the file of that scheme, where it is there already: int8_mixed and int4 are made from it.
+    keep_float auto. float32: the file of that scheme, where it is there already: int4 and what calibrates are made of
+    it.
     Raises InputError, before any work, if keep_float matches nothing.
     """
     paths = [path for path, _ in bit.output_sizes()]
-    match how.scheme:
-        case "int8_mixed":
-            kept = bit.matching(how.keep_float, "keep_float") if how.keep_float != "auto" else None
-            float32 = float32 or convert(bit, FLOAT32)
-            ranges = layers.ranges(float32, paths, calibration)
-            if kept is None:
-                kept = quantizer.kept_float(float32, paths, ranges, how.max_accuracy_drop, *validation)
-            content = quantizer.int8(float32, [path for path in paths if path not in kept], ranges)
-        case "int4":
-            content = quantizer.int4(float32 or convert(bit, FLOAT32), paths)
-        case _:
-            content = _by_converter(bit, how.scheme, calibration)
+    if how.scheme == "int8_mixed" and how.keep_float != "auto":
+        kept = bit.matching(how.keep_float, "keep_float")
+    if how.scheme in ("float32", "float16", "dynamic"):
+        content = _by_converter(bit, how.scheme)
+    else:
+        float32 = float32 or convert(bit, FLOAT32)
+        ranges = quantizer.ranges(float32, calibration) if isinstance(how, Calibrated) else None
+        match how.scheme:
+            case "int4":
+                content = quantizer.int4(float32, paths)
+            case "int8" | "int16x8":
+                content = _integers(float32, how.scheme, ranges)
+            case "int8_mixed":
+                if how.keep_float == "auto":
+                    kept = quantizer.kept_float(float32, paths, ranges, how.max_accuracy_drop, *validation)
+                content = quantizer.int8(float32, [path for path in paths if path not in kept], ranges)
     notes = metadata.metadata(bit.architecture, how.scheme)
     return metadata.with_labels(packing.compact(content, notes), bit.architecture.labels)
 
 
-def _by_converter(bit: Bit, scheme: str, calibration: np.ndarray | None) -> bytes:
+def _by_converter(bit: Bit, scheme: str) -> bytes:
     """What TensorFlow's own converter makes of `bit`."""
     model = network.build(fold(bit), norm=network.PerChannelGroupNorm)
     pixels = tf.TensorSpec((1, *bit.architecture.image_size, 3), tf.float32, name="pixels")
@@ -60,19 +67,27 @@ def _by_converter(bit: Bit, scheme: str, calibration: np.ndarray | None) -> byte
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if scheme == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if scheme in ("int8", "int16x8"):
-        calibration = calibration.astype(np.float32)
-        # Black and white in one image make the input's range 0..255; in int8 its scale is 1: plain pixels go in.
-        calibration[0, 0, 0], calibration[0, -1, -1] = 0, 255
-        converter.representative_dataset = lambda: ([image[None]] for image in calibration)
-    if scheme == "int8":
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.uint8
-    if scheme == "int16x8":
-        converter.target_spec.supported_ops = [
-            tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-        ]
     return converter.convert()
+
+
+def _integers(float32: bytes, scheme: str, ranges: quantizer.Ranges) -> bytes:
+    """What the second half of TensorFlow's converter makes of a float32 file whose `ranges` are known.
+
+    Its first half, the calibration, would take minutes for a large BiT.
+    """
+    calibrated = packing.with_ranges(float32, ranges)
+    if scheme == "int8":
+        return mlir_quantize(calibrated, input_data_type=tf.uint8, output_data_type=tf.uint8)
+    number = {name: np.dtype(name).num for name in ("float32", "int16", "int64")}
+    return Calibrator(calibrated)._calibrator.QuantizeModel(
+        number["float32"],  # input
+        number["float32"],  # output
+        False,  # no operators left in float
+        number["int16"],  # activations
+        number["int64"],  # biases
+        False,  # scales for each channel of convolutions
+        False,  # and of dense layers
+    )
 
 
 def drawn(labels: np.ndarray, classes: tuple[str, ...], how: Calibrated) -> np.ndarray:

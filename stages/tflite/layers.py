@@ -96,17 +96,6 @@ def values(content: bytes, pixels: Iterable[np.ndarray]) -> Iterator[Callable[[i
         yield value
 
 
-def ranges(content: bytes, paths: Collection[str], pixels: Iterable[np.ndarray]) -> dict[str, tuple[float, float]]:
-    """The least and the largest value of each convolution's input and output over all `pixels`, by tensor name."""
-    tensors = {tensor for layer in find(content, paths).values() for tensor in (layer.input, layer.output)}
-    extremes = {tensor: (np.inf, -np.inf) for tensor in sorted(tensors)}
-    for value in values(content, tqdm(pixels, "calibrate", leave=False, disable=None)):
-        for tensor, (least, largest) in extremes.items():
-            now = value(tensor.number)
-            extremes[tensor] = min(least, float(now.min())), max(largest, float(now.max()))
-    return {tensor.name: extreme for tensor, extreme in extremes.items()}
-
-
 def signal_to_noise(content: bytes, float32: bytes, paths: Collection[str], pixels: np.ndarray) -> dict[str, float]:
     """For each convolution 10 log10(sum of squares of its output / that of its error), in dB, over all `pixels`.
 

@@ -1,5 +1,7 @@
 """Writing a .tflite file anew, smaller and with metadata. No TensorFlow."""
 
+from collections.abc import Mapping
+
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -34,6 +36,18 @@ def compact(content: bytes, notes: bytes | None = None) -> bytes:
     builder = _SharingBuilder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(memoryview(builder.Bytes)[builder.Head() :])
+
+
+def with_ranges(content: bytes, ranges: Mapping[str, Mapping[str, np.ndarray]]) -> bytes:
+    """The same float32 file with the "min" and "max" [1] of its tensors, as TensorFlow's own calibration leaves it."""
+    model = schema.ModelT.InitFromPackedBuf(content)
+    for tensor in model.subgraphs[0].tensors:
+        if extremes := ranges.get(tensor.name.decode()):
+            least, largest = (extremes[end].astype(np.float32) for end in ("min", "max"))
+            tensor.quantization = schema.QuantizationParametersT(min=least, max=largest)
+    builder = _SharingBuilder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 class _SharingBuilder(flatbuffers.Builder):
