@@ -233,12 +233,11 @@ def test_sparsity_is_the_share_of_zeros_in_the_kernels(bit, files):
 def test_sparsity_of_int4_counts_no_padding(shape, tmp_path):
     # Two values a byte, low half first: 1 0 2 0 ...
     values = np.resize(np.array([1, 0, 2, 0, 3], np.uint8), np.prod(shape))
-    halves = np.append(values, 0)[: len(values) // 2 * 2 + 2 * (len(values) % 2)]
+    halves = np.append(values, np.zeros(len(values) % 2, np.uint8))
     packed = halves[::2] | halves[1::2] << 4
-    tensor = schema.TensorT(shape=np.array(shape, np.int32), type=schema.TensorType.INT4, buffer=0, name=b"kernel")
-    file = schema.ModelT(
-        version=3, subgraphs=[schema.SubGraphT(tensors=[tensor], operators=[])], buffers=[schema.BufferT(data=packed)]
-    )
+    tensor = schema.TensorT(shape=np.array(shape, np.int32), type=schema.TensorType.INT4, buffer=1, name=b"kernel")
+    graph, buffers = schema.SubGraphT(tensors=[tensor], operators=[]), [schema.BufferT(), schema.BufferT(data=packed)]
+    file = schema.ModelT(version=3, subgraphs=[graph], buffers=buffers)
     builder = flatbuffers.Builder()
     builder.Finish(file.Pack(builder), b"TFL3")
     (tmp_path / "model").write_bytes(builder.Output())
