@@ -2,27 +2,49 @@
 
     python -m stages.convert P Q
 
-Params quantization.Q; data/dataset (for calibration), models/pruned/P -> models/tflite/P-Q.tflite.
+Params quantization.Q; data/dataset (train to calibrate, validation to measure), models/pruned/P ->
+models/tflite/P-Q.tflite, plots/convert/P-Q/layers.csv.
 """
 
 from stages import run
-from stages.artifacts import PRUNED, TFLITE, whole
+from stages.artifacts import PLOTS, PRUNED, TFLITE, whole, write_csv
 from stages.bit import model
 from stages.images import dataset
-from stages.params import entry, load
-from stages.tflite import conversion
+from stages.params import Calibrated, Mixed, entry, load
+from stages.tflite import conversion, layers
+
+# Validation images, at most, that the error of each layer is measured on. LiteRT has no fast code for int16
+# activations: an image takes it some fifty times as long.
+SAMPLE = {"int16x8": 2}
+DEFAULT_SAMPLE = 16
 
 
 def main(pruning: str, quantization: str) -> None:
     how = entry(load().quantization, quantization)
     bit = model.load(PRUNED / pruning)
+    if isinstance(how, Mixed) and how.keep_float != "auto":
+        bit.matching(how.keep_float, "keep_float")  # raises before any work
+    size = bit.architecture.image_size
     calibration = None
-    if how.scheme == "int8":
-        pixels, labels = dataset.read("train", bit.architecture.image_size)
-        calibration = pixels[conversion.balanced(labels, how.calibration_images)]
-    content = conversion.convert(bit, how, calibration)
-    with whole(TFLITE / f"{pruning}-{quantization}.tflite") as temporary:
+    if isinstance(how, Calibrated):
+        pixels, labels = dataset.read("train", size)
+        calibration = pixels[conversion.drawn(labels, dataset.labels(), how)]
+    validation = dataset.read("validation", size)
+
+    float32 = conversion.convert(bit, conversion.FLOAT32)
+    content = float32
+    if how != conversion.FLOAT32:
+        content = conversion.convert(bit, how, calibration, validation=validation, float32=float32)
+    sample = validation[0][: SAMPLE.get(how.scheme, DEFAULT_SAMPLE)]
+    rows = list(layers.rows(content, float32, [path for path, _ in bit.output_sizes()], sample))
+    if how.scheme == "int8_mixed":
+        kept = [row["layer"] for row in rows if row["type"] == "float32"]
+        print(f"{len(kept)} of {len(rows)} convolutions stay float32{':' if kept else ''}", *kept, sep="\n  ")
+
+    variant = f"{pruning}-{quantization}"
+    with whole(TFLITE / f"{variant}.tflite") as temporary:
         temporary.write_bytes(content)
+    write_csv(PLOTS / "convert" / variant / "layers.csv", layers.COLUMNS, rows)
 
 
 if __name__ == "__main__":

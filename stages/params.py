@@ -20,6 +20,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # A variant's name becomes part of stage names, of file names and of dotted keys of params.yaml.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
@@ -159,12 +160,27 @@ class Combine(Section):
 class Scheme(Section):
     """A scheme without settings of its own."""
 
-    scheme: Literal["float32", "float16", "dynamic"]
+    scheme: Literal["float32", "float16", "dynamic", "int4"]
 
 
-class Int8(Section):
-    scheme: Literal["int8"]
+class Calibrated(Section):
+    """A scheme that learns the ranges of activations from training images."""
+
     calibration_images: Positive = 256
+    calibration_seed: Seed = 0
+    calibration_balanced: bool = True
+
+
+class Int8(Calibrated):
+    """Integers throughout: int8 weights, activations of int8 or int16."""
+
+    scheme: Literal["int8", "int16x8"]
+
+
+class Mixed(Calibrated):
+    scheme: Literal["int8_mixed"]
+    keep_float: Auto | Annotated[tuple[str, ...], Field(strict=False)] = ()
+    max_accuracy_drop: Share = 0.01
 
 
 class Benchmark(Section):
@@ -180,13 +196,13 @@ class Compare(Section):
 
 
 Pruning = Annotated[NoPruning | Magnitude | NM | Channels | Units | Combine, Field(discriminator="method")]
-Quantization = Annotated[Scheme | Int8, Field(discriminator="scheme")]
+Quantization = Annotated[Scheme | Int8 | Mixed, Field(discriminator="scheme")]
 
 
 class Params(Section):
     """The whole of params.yaml."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Seed = 0
     dataset: Dataset
     backbone: Backbone
     finetune: Finetune = Finetune()

@@ -132,6 +132,8 @@ def test_numbers_are_those_of_yaml_1_2(committed):
         ("pruning.channels", "channels", "a valid dictionary"),
         ("quantization.int8.calibration_images", 0, "greater than or equal to 1"),
         ("quantization.int8.calibration_images", True, INTEGER),
+        ("quantization.int8.calibration_seed", -1, "greater than or equal to 0"),
+        ("quantization.int8.calibration_balanced", 1, "a valid boolean"),
         ("benchmark.threads", 0, "greater than or equal to 1"),
         ("benchmark.threads", 257, "less than or equal to 256"),
         ("benchmark.runs", 0, "greater than or equal to 1"),
@@ -219,6 +221,29 @@ def test_methods_that_make_no_sense(committed, capsys, entry, told):
     committed["pruning"]["mine"] = entry
     write(committed)
     assert told in refusal(capsys)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"scheme": "int4"},
+        {"scheme": "int16x8", "calibration_images": 8, "calibration_seed": 3, "calibration_balanced": False},
+        {"scheme": "int8_mixed"},
+        {"scheme": "int8_mixed", "keep_float": ["resnet/block1/*"]},
+        {"scheme": "int8_mixed", "keep_float": "auto", "max_accuracy_drop": 0.0},
+    ],
+)
+def test_each_scheme_is_an_entry(committed, entry):
+    committed["quantization"]["mine"] = entry
+    write(committed)
+    assert params.load().quantization["mine"].scheme == entry["scheme"]
+
+
+@pytest.mark.parametrize("entry", [{"keep_float": "some"}, {"keep_float": [1]}, {"max_accuracy_drop": 1.5}])
+def test_schemes_that_make_no_sense(committed, capsys, entry):
+    committed["quantization"]["mine"] = {"scheme": "int8_mixed"} | entry
+    write(committed)
+    assert f"params.yaml: quantization.mine.{next(iter(entry))}" in refusal(capsys)
 
 
 @pytest.mark.parametrize(("section", "choice"), [("pruning.magnitude", "method"), ("quantization.int8", "scheme")])

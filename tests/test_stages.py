@@ -138,6 +138,7 @@ def test_outputs(workspace):
         expected |= {f"plots/{log}/metrics.json", *(f"plots/{log}/plots/metrics/{curve}.tsv" for curve in CURVES)}
     for variant in VARIANTS:
         expected |= {f"metrics/evaluate/{variant}.json", f"plots/evaluate/{variant}/predictions.csv"}
+        expected |= {f"plots/convert/{variant}/layers.csv"}
     expected |= {"metrics/benchmark/dense-float32.json", "plots/benchmark/dense-float32/layers.csv"}
     # No scratch files are left, hidden ones included.
     assert {str(path) for path in contents("models", "metrics", "plots")} == expected
@@ -219,6 +220,30 @@ def test_evaluate(variant):
         best = np.argsort(-classifier.logits(pixels), axis=1, kind="stable")[:, :k]
         right = [LABELS.index(label) in row for label, row in zip(actual(split), best, strict=True)]
         assert values[key] == pytest.approx(np.mean(right))
+
+
+def test_convert_says_what_each_layer_lost():
+    layers = [layer for layer, _ in model.load(Path("models/pruned/dense")).output_sizes()]
+    for variant in VARIANTS:
+        rows = read_csv(Path(f"plots/convert/{variant}/layers.csv"))
+        assert [row["layer"] for row in rows] == layers
+        lost = {row["snr_db"] for row in rows} != {""}
+        assert lost == (not variant.endswith("-float32"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ("scheme: int8, calibration_images: 37", "calibration_images is 37, but there are only 36 training images"),
+        ("scheme: int8_mixed, calibration_images: 12, keep_float: [nothing/*]", "keep_float has 'nothing/\\*'"),
+    ],
+)
+def test_convert_refuses_what_can_not_be(entry, told, copy):
+    Path("params.yaml").write_text(PARAMS.replace("scheme: int8, calibration_images: 12", entry))
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    with pytest.raises(InputError, match=told):
+        convert.main("dense", "int8")
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
 
 
 def test_files_are_of_their_scheme_and_pruning():

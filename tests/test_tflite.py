@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections import Counter
 
+import flatbuffers
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,14 +12,16 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from PIL import Image
 
+from stages import InputError
 from stages.bit import network
 from stages.bit.model import fold, untrained, with_head
-from stages.params import Int8, Scheme
-from stages.tflite import conversion, runtime
+from stages.params import Int8, Mixed, Scheme
+from stages.tflite import conversion, packing, runtime
 
 SCHEMES = {
-    **{name: Scheme(scheme=name) for name in ("float32", "float16", "dynamic")},
-    "int8": Int8(scheme="int8", calibration_images=16),
+    **{name: Scheme(scheme=name) for name in ("float32", "float16", "dynamic", "int4")},
+    **{name: Int8(scheme=name) for name in ("int8", "int16x8")},
+    "int8_mixed": Mixed(scheme="int8_mixed"),
 }
 SIZE = (24, 16)
 
@@ -104,15 +107,43 @@ def test_float32_file_is_the_keras_model(shape, tmp_path):
 @pytest.mark.parametrize(
     ("scheme", "bound"),
     # float16 keeps 11 bits of every weight, int8 8 bits: errors of 2^-12 and 2^-9 of the largest weight of a channel,
-    # which the layers add up. Full integers round every activation as well, to 1/255 of its range over all images.
-    [("float32", 1e-4), ("float16", 0.01), ("dynamic", 0.1), ("int8", 0.5)],
-)
+    # which the layers add up. Full integers round every activation as well, to 1/255 of its range over all images, and
+    # cut off what goes beyond that range.
+    [
+        ("float32", 1e-4), ("float16", 0.01), ("dynamic", 0.1), ("int8", 0.5), ("int8_mixed", 0.25),
+        ("int16x8", 0.25),
+    ],
+)  # fmt: skip
 def test_logits_follow_the_keras_model(scheme, bound, bit, files):
     images = photos(48)
     expected = network.build(bit)(images.astype(np.float32)).numpy()
     error = runtime.Classifier(files[scheme]).logits(images) - expected
     # Against what the images change, not against what all logits have in common.
     assert np.sqrt(np.mean(error**2)) < bound * expected.std(axis=0).mean()
+
+
+def test_int4_file_is_the_keras_model_with_kernels_of_fifteen_values(bit, files):
+    def rounded(kernel):
+        scale = np.abs(kernel).max(axis=(0, 1, 2)) / 7
+        return np.round(kernel / scale) * scale
+
+    images = photos(48)
+    coarse = bit.with_weights({**bit.weights, **{name: rounded(kernel) for name, kernel in bit.kernels.items()}})
+    expected = network.build(coarse)(images.astype(np.float32)).numpy()
+    error = runtime.Classifier(files["int4"]).logits(images) - expected
+    # Activations are int8, as in the scheme dynamic.
+    assert np.sqrt(np.mean(error**2)) < 0.1 * expected.std(axis=0).mean()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_fresh_model_gives_logits_too(scheme, tmp_path):
+    # Its betas and biases are all zeros, and so are its head and with it the right logits.
+    size = (16, 16)
+    bit = untrained("bit-test", filters=8, units=(1,), groups=4, root=3, pool=False, image_size=size, seed=0)
+    bit = with_head(bit, ("a", "b", "c"), size)
+    (tmp_path / "model").write_bytes(converted(scheme, bit))
+    logits = runtime.Classifier(tmp_path / "model").logits(photos(3, size))
+    assert np.isfinite(logits).all() and np.abs(logits).max() < 0.05
 
 
 def test_classifier_runs_on_threads(files):
@@ -132,11 +163,12 @@ def test_latencies_leave_out_the_warm_up(files):
 def test_sizes(files):
     sizes = {scheme: path.stat().st_size for scheme, path in files.items()}
     assert sizes["float16"] < 0.6 * sizes["float32"]
-    assert sizes["dynamic"] < 0.4 * sizes["float32"] and sizes["int8"] < 0.4 * sizes["float32"]
+    for scheme in ("dynamic", "int8", "int8_mixed", "int16x8"):
+        assert sizes["int4"] < 0.7 * sizes[scheme] and sizes[scheme] < 0.4 * sizes["float32"]
 
 
 def test_float_files_take_and_give_floats(files):
-    for scheme in ("float32", "float16", "dynamic"):
+    for scheme in set(SCHEMES) - {"int8"}:
         classifier = runtime.Classifier(files[scheme])
         assert (classifier.input["dtype"], classifier.output["dtype"]) == (np.float32, np.float32)
         assert tuple(classifier.input["shape"]) == (1, *SIZE, 3) and tuple(classifier.output["shape"]) == (1, 10)
@@ -174,7 +206,8 @@ def test_files_have_only_what_xnnpack_runs_fast(scheme, files):
 def test_kernels_are_of_the_schemes_type(bit, files):
     # As TFLite holds them, [outputs, height, width, inputs]; below 1024 values the dynamic scheme leaves them alone.
     kernels = {(value.shape[3], *value.shape[:3]) for value in bit.kernels.values() if value.size >= 1024}
-    for scheme, expected in {"float32": "FLOAT32", "dynamic": "INT8", "int8": "INT8"}.items():
+    types = {"float32": "FLOAT32", "int4": "INT4"} | dict.fromkeys(("dynamic", "int8", "int16x8", "int8_mixed"), "INT8")
+    for scheme, expected in types.items():
         assert {kind for kind, shape in graph(files[scheme])[0] if shape in kernels} == {expected}
     assert {shape for kind, shape in graph(files["float16"])[0] if kind == "FLOAT16"} >= kernels
 
@@ -188,8 +221,45 @@ def test_sparsity_is_the_share_of_zeros_in_the_kernels(bit, files):
     assert runtime.sparsity(files["float32"]) == pytest.approx(expected, abs=1e-12)
     assert runtime.sparsity(files["float16"]) == pytest.approx(expected, abs=1e-4)
     # What is smaller than half a step of int8 becomes zero as well.
-    for scheme in ("dynamic", "int8"):
+    for scheme in ("dynamic", "int8", "int8_mixed", "int16x8"):
         assert expected < runtime.sparsity(files[scheme]) < expected + 0.03
+    # Zeros of int4, and what is smaller than half a step of a seventh of its channel's largest.
+    steps = [np.abs(kernel) / np.abs(kernel).max(axis=(0, 1, 2)) for kernel in bit.kernels.values()]
+    rounded = np.mean(np.concatenate([step.ravel() < 1 / 14 for step in steps]))
+    assert runtime.sparsity(files["int4"]) == pytest.approx(rounded, abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 2)])
+def test_sparsity_of_int4_counts_no_padding(shape, tmp_path):
+    # Two values a byte, low half first: 1 0 2 0 ...
+    values = np.resize(np.array([1, 0, 2, 0, 3], np.uint8), np.prod(shape))
+    halves = np.append(values, np.zeros(len(values) % 2, np.uint8))
+    packed = halves[::2] | halves[1::2] << 4
+    tensor = schema.TensorT(shape=np.array(shape, np.int32), type=schema.TensorType.INT4, buffer=1, name=b"kernel")
+    graph, buffers = schema.SubGraphT(tensors=[tensor], operators=[]), [schema.BufferT(), schema.BufferT(data=packed)]
+    file = schema.ModelT(version=3, subgraphs=[graph], buffers=buffers)
+    builder = flatbuffers.Builder()
+    builder.Finish(file.Pack(builder), b"TFL3")
+    (tmp_path / "model").write_bytes(builder.Output())
+    assert runtime.sparsity(tmp_path / "model") == np.mean(values == 0)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_zeros_stay_zeros(scheme, bit, files):
+    """Every zero of a kernel, at its own place in the file."""
+    model = flatbuffer_utils.read_model(str(files[scheme]))
+    checked = 0
+    for tensor in model.subgraphs[0].tensors:
+        (name,) = [n for n in bit.kernels if tensor.name.decode().split(";")[0] == f"bit/{n[:-7]}/Conv2D"] or [None]
+        data = model.buffers[tensor.buffer].data
+        if name is None or data is None:
+            continue
+        kind, held = flatbuffer_utils.type_to_name(tensor.type).lower(), np.asarray(data)
+        values = np.stack([held & 15, held >> 4], axis=1).ravel() if kind == "int4" else held.view(kind)
+        kernel = np.moveaxis(bit.kernels[name], 3, 0)
+        assert not np.any(values.reshape(kernel.shape)[kernel == 0])
+        checked += 1
+    assert checked == len(bit.kernels)
 
 
 # Equal bytes
@@ -203,32 +273,66 @@ def digests(schemes):
 
 def test_equal_models_give_equal_bytes(files):
     expected = {scheme: hashlib.sha256(path.read_bytes()).hexdigest() for scheme, path in files.items()}
-    assert digests(["float32", "int8"]) == [expected["float32"], expected["int8"]]
+    assert digests(["float32", "int8", "int4"]) == [expected[name] for name in ("float32", "int8", "int4")]
     # Another process, another order.
     code = f"import sys; sys.path[:0] = {sys.path!r}; import test_tflite as t; print(*t.digests({[*expected][::-1]}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split()[-4:] == [*expected.values()][::-1]
+    assert done.stdout.split()[-len(expected) :] == [*expected.values()][::-1]
 
 
 # Calibration
 
 
-def test_balanced_takes_the_first_of_each_class():
-    labels = np.array([2, 2, 2, 0, 1, 0, 2, 1, 1, 0])
-    assert conversion.balanced(labels, 3).tolist() == [0, 3, 4]
-    assert conversion.balanced(labels, 6).tolist() == [0, 1, 3, 4, 5, 7]
+CLASSES = ("ant", "bee", "cat", "dog")
 
 
-@pytest.mark.parametrize("count", [1, 7, 20, 59, 60, 100])
-def test_balanced_is_as_even_as_the_classes_allow(count):
+def calibrating(count, **how):
+    return Int8(scheme="int8", calibration_images=count, **how)
+
+
+@pytest.mark.parametrize("count", [4, 7, 20, 59, 60])
+def test_calibration_is_as_even_as_the_classes_allow(count):
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(4), [3, 9, 18, 30]))
-    chosen = conversion.balanced(labels, count)
-    assert len(chosen) == min(count, 60)
+    chosen = conversion.drawn(labels, CLASSES, calibrating(count))
+    assert len(chosen) == count
     assert np.array_equal(chosen, np.unique(chosen))
     taken = np.bincount(labels[chosen], minlength=4)
     unexhausted = taken[taken < [3, 9, 18, 30]]
     assert np.ptp(unexhausted) <= 1 if unexhausted.size else count >= 60
     assert taken.max() - unexhausted.min(initial=taken.max()) <= 1
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_calibration_is_drawn_by_its_seed(balanced):
+    labels = np.resize(np.arange(4), 4000)
+
+    def drawn(seed):
+        how = calibrating(400, calibration_seed=seed, calibration_balanced=balanced)
+        return conversion.drawn(labels, CLASSES, how)
+
+    assert np.array_equal(drawn(1), drawn(1))
+    # Of two draws of a tenth, a tenth is in both.
+    assert 10 < len(np.intersect1d(drawn(1), drawn(2))) < 80
+    assert abs(drawn(1).mean() - 2000) < 200
+
+
+def test_calibration_that_is_not_balanced_follows_the_images():
+    labels = np.repeat(np.arange(4), [1000, 1000, 0, 8000])
+    chosen = conversion.drawn(labels, CLASSES, calibrating(1000, calibration_balanced=False))
+    assert np.bincount(labels[chosen], minlength=4) == pytest.approx([100, 100, 0, 800], abs=40)
+
+
+@pytest.mark.parametrize(
+    ("counts", "how", "told"),
+    [
+        ([5, 5, 5, 5], calibrating(21), "calibration_images is 21, but there are only 20 training images"),
+        ([5, 5, 5, 5], calibrating(3), "calibration_images is 3, but there are 4 classes"),
+        ([5, 5, 0, 5], calibrating(8), "there is no training image of class 'cat' to calibrate with"),
+    ],
+)
+def test_calibration_that_can_not_be(counts, how, told):
+    with pytest.raises(InputError, match=told):
+        conversion.drawn(np.repeat(np.arange(4), counts), CLASSES, how)
 
 
 def test_a_compacted_file_says_the_same_in_fewer_bytes_and_keeps_its_weights_aligned():
@@ -240,7 +344,7 @@ def test_a_compacted_file_says_the_same_in_fewer_bytes_and_keeps_its_weights_ali
     converter.representative_dataset = lambda: ([random.random((1, 8, 8, 3), np.float32)] for _ in range(4))
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     original = converter.convert()
-    compacted = conversion.compact(original)
+    compacted = packing.compact(original)
     assert len(compacted) < len(original)
 
     image = random.random((1, 8, 8, 3), np.float32)

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,19 @@ class Bit:
             yield f"{unit.prefix}/c/standardized_conv2d", size
         if f"{HEAD}/kernel" in self.weights:
             yield HEAD, (1, 1)
+
+    def matching(self, patterns: tuple[str, ...], key: str) -> list[str]:
+        """Paths of the convolutions, in running order, that match a pattern of shell wildcards.
+
+        Raises InputError naming `key` of params.yaml and a pattern that matches nothing.
+        """
+        layers = [layer for layer, _ in self.output_sizes()]
+        for pattern in patterns:
+            if not any(fnmatch(layer, pattern) for layer in layers):
+                raise InputError(
+                    f"{key} has {pattern!r}, which matches none of BiT's convolutions, such as {layers[1]}"
+                )
+        return [layer for layer in layers if any(fnmatch(layer, pattern) for pattern in patterns)]
 
     def with_weights(self, weights: dict[str, np.ndarray], **changes) -> "Bit":
         """This BiT with other weights, and the architecture's fields named in `changes` replaced."""

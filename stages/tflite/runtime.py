@@ -1,5 +1,6 @@
 """Running and inspecting .tflite files with LiteRT. No TensorFlow."""
 
+import math
 import time
 from pathlib import Path
 
@@ -52,7 +53,11 @@ def sparsity(path: Path) -> float:
     zeros = total = 0
     for tensor in model.subgraphs[0].tensors:
         data, kind = model.buffers[tensor.buffer].data, flatbuffer_utils.type_to_name(tensor.type).lower()
-        if data is not None and len(tensor.shape) in (2, 4) and kind in ("float32", "float16", "int8"):
-            values = np.frombuffer(bytes(data), kind)
-            zeros, total = zeros + int(np.sum(values == 0)), total + values.size
+        shape = () if tensor.shape is None else tuple(tensor.shape)  # of a scalar there is none
+        if data is not None and len(shape) in (2, 4) and kind in ("float32", "float16", "int8", "int4"):
+            # Two int4 share a byte, the last of an odd number with padding.
+            held = np.asarray(data, np.uint8)
+            values = np.stack([held & 15, held >> 4], axis=1).ravel() if kind == "int4" else held.view(kind)
+            size = math.prod(shape)
+            zeros, total = zeros + size - int(np.count_nonzero(values[:size])), total + size
     return zeros / total

@@ -1,0 +1,126 @@
+"""BiT's convolutions inside a .tflite file: where they stand, what goes through them, how far off their outputs are.
+
+LiteRT alone, as devices run it, with every tensor kept. No TensorFlow.
+"""
+
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+from tqdm import tqdm
+
+# The name of BiT's Keras model, which starts the names of all tensors.
+MODEL = "bit"
+OPERATORS = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.FULLY_CONNECTED)
+TYPES = {number: name.lower() for name, number in vars(schema.TensorType).items() if not name.startswith("_")}
+# Always as many, so that no sum depends on the machine.
+THREADS = 2
+COLUMNS = ("layer", "type", "size_bytes", "snr_db")
+
+
+class Tensor(NamedTuple):
+    number: int
+    name: str
+
+
+class Layer(NamedTuple):
+    """One convolution as a file holds it."""
+
+    input: Tensor
+    output: Tensor
+    # Of the kernel: as NumPy calls it, or int4.
+    type: str
+    # Of kernel and bias.
+    size_bytes: int
+
+
+def find(content: bytes, paths: Collection[str]) -> dict[str, Layer]:
+    """The convolutions of a BiT, by path. Raises ValueError naming a path that the file has no operator for.
+
+    An operator's output bears the name of what made it, and where operators were fused the names of all of them.
+    """
+    model = schema.Model.GetRootAs(content)
+    graph = model.Subgraphs(0)
+    operators = [graph.Operators(number) for number in range(graph.OperatorsLength())]
+    maker = {operator.Outputs(0): operator for operator in operators}
+
+    def tensor(number: int) -> Tensor:
+        return Tensor(number, graph.Tensors(number).Name().decode())
+
+    def constant(number: int) -> tuple[str, int]:
+        """Type and bytes of a constant; in float16 files it goes through an operator that makes it float32."""
+        while not model.Buffers(graph.Tensors(number).Buffer()).DataLength():
+            number = maker[number].Inputs(0)
+        held = graph.Tensors(number)
+        return TYPES[held.Type()], model.Buffers(held.Buffer()).DataLength()
+
+    found = {}
+    for operator in operators:
+        if model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode() not in OPERATORS:
+            continue
+        output = tensor(operator.Outputs(0))
+        for path in paths:
+            if any(part.startswith(f"{MODEL}/{path}/") for part in output.name.split(";")):
+                # The inputs are the image, the kernel and the bias.
+                constants = [constant(operator.Inputs(place)) for place in range(1, operator.InputsLength())]
+                size = sum(size for _, size in constants)
+                found[path] = Layer(tensor(operator.Inputs(0)), output, constants[0][0], size)
+    for path in paths:
+        if path not in found:
+            raise ValueError(f"the .tflite file has no convolution {path}")
+    return {path: found[path] for path in paths}
+
+
+def values(content: bytes, pixels: Iterable[np.ndarray]) -> Iterator[Callable[[int], np.ndarray]]:
+    """For each image [height, width, 3] in 0..255, what gives a tensor's value by its number, as float32.
+
+    The function is good until the next image.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the memory that keeping all tensors takes
+        interpreter = Interpreter(model_content=content, num_threads=THREADS, experimental_preserve_all_tensors=True)
+    interpreter.allocate_tensors()
+    (taken,) = interpreter.get_input_details()
+    quantizations = {each["index"]: each["quantization"] for each in interpreter.get_tensor_details()}
+
+    def value(number: int) -> np.ndarray:
+        raw, (scale, zero_point) = interpreter.get_tensor(number), quantizations[number]
+        return (raw.astype(np.float32) - zero_point) * np.float32(scale) if scale else raw
+
+    for image in pixels:
+        interpreter.set_tensor(taken["index"], image[None].astype(taken["dtype"]))
+        interpreter.invoke()
+        yield value
+
+
+def signal_to_noise(content: bytes, float32: bytes, paths: Collection[str], pixels: np.ndarray) -> dict[str, float]:
+    """For each convolution 10 log10(sum of squares of its output / that of its error), in dB, over all `pixels`.
+
+    The error is against the file `float32`, and holds that of all layers before; infinite where there is none.
+    """
+    here, there = find(content, paths), find(float32, paths)
+    signal, noise = dict.fromkeys(paths, 0.0), dict.fromkeys(paths, 0.0)
+    pairs = zip(values(content, pixels), values(float32, pixels), strict=True)
+    for value, expected in tqdm(pairs, "compare layers", total=len(pixels), leave=False, disable=None):
+        for path in paths:
+            right = expected(there[path].output.number).astype(np.float64)
+            signal[path] += float(np.sum(right**2))
+            noise[path] += float(np.sum((value(here[path].output.number) - right) ** 2))
+    with np.errstate(divide="ignore"):
+        return {path: float(10 * np.log10(np.divide(signal[path], noise[path]))) for path in paths}
+
+
+def rows(content: bytes, float32: bytes, paths: Collection[str], pixels: np.ndarray) -> Iterator[dict]:
+    """A row of COLUMNS for each convolution; `snr_db` is empty where the output is just that of `float32`."""
+    ratios = {} if content == float32 else signal_to_noise(content, float32, paths, pixels)
+    for path, layer in find(content, paths).items():
+        ratio = ratios.get(path, np.inf)
+        yield {
+            "layer": path,
+            "type": layer.type,
+            "size_bytes": layer.size_bytes,
+            "snr_db": ratio if np.isfinite(ratio) else "",
+        }

@@ -1,0 +1,116 @@
+"""TFLite metadata, read back field by field with flatbuffers' own table reader, and by MediaPipe where it is there."""
+
+import zipfile
+
+import flatbuffers
+import numpy as np
+import pytest
+from ai_edge_litert.tools import flatbuffer_utils
+from flatbuffers import number_types as n
+from test_tflite import bit_of, photos
+
+from stages.params import Int8, Scheme
+from stages.tflite import conversion, metadata, packing, runtime
+
+LABELS = ("tulip", "daisy, white", "Löwenzahn")
+SCHEMES = (Scheme(scheme="float32"), Int8(scheme="int8"), Scheme(scheme="int4"))
+
+
+@pytest.fixture(scope="module", params=SCHEMES, ids=lambda how: how.scheme)
+def file(request, tmp_path_factory):
+    bit = bit_of(filters=8, units=(1,), groups=4, labels=3)
+    path = tmp_path_factory.mktemp("metadata") / "model.tflite"
+    bit = bit.with_weights(bit.weights, labels=LABELS)
+    path.write_bytes(conversion.convert(bit, request.param, photos(8)))
+    return path
+
+
+class Read:
+    """A table of a flatbuffer, read by the field numbers of metadata_schema.fbs."""
+
+    def __init__(self, data, position):
+        self.table = flatbuffers.table.Table(data, position)
+
+    def __getitem__(self, number):
+        return self.table.Offset(4 + 2 * number)
+
+    def number(self, number, flags):
+        return self.table.Get(flags, self.table.Pos + self[number])
+
+    def text(self, number):
+        return self.table.String(self.table.Pos + self[number]).decode()
+
+    def inner(self, number):
+        return Read(self.table.Bytes, self.table.Indirect(self.table.Pos + self[number]))
+
+    def only(self, number):
+        assert self.table.VectorLen(self[number]) == 1
+        return Read(self.table.Bytes, self.table.Indirect(self.table.Vector(self[number])))
+
+    def floats(self, number):
+        return self.table.GetVectorAsNumpy(n.Float32Flags, self[number]).tolist()
+
+
+def stored(path):
+    """The buffer that the file's list of metadata calls TFLITE_METADATA."""
+    model = flatbuffer_utils.read_model(str(path))
+    (buffer,) = [each.buffer for each in model.metadata if each.name == b"TFLITE_METADATA"]
+    return bytes(model.buffers[buffer].data)
+
+
+def test_metadata_says_what_goes_in_and_out(file):
+    data = stored(file)
+    assert data[4:8] == b"M001"
+    root = Read(data, int.from_bytes(data[:4], "little"))
+    assert root.text(0) == "bit-test" and "3 classes" in root.text(1) and root.text(7) == "1.0.0"
+    graph = root.only(3)
+
+    pixels = graph.only(2)
+    assert pixels.text(0) == "pixels" and "0..255" in pixels.text(1)
+    content = pixels.inner(3)
+    assert content.number(0, n.Uint8Flags) == 2  # ImageProperties
+    image = content.inner(1)
+    assert image.number(0, n.Int8Flags) == 1  # RGB
+    size = image.inner(1)
+    assert (size.number(0, n.Uint32Flags), size.number(1, n.Uint32Flags)) == (16, 24)  # width, height
+    unit = pixels.only(4)
+    assert unit.number(0, n.Uint8Flags) == 1  # NormalizationOptions
+    assert (unit.inner(1).floats(0), unit.inner(1).floats(1)) == ([0.0], [1.0])
+    assert (pixels.inner(5).floats(0), pixels.inner(5).floats(1)) == ([255.0], [0.0])
+
+    logits = graph.only(3)
+    assert logits.text(0) == "logits" and logits.inner(3).number(0, n.Uint8Flags) == 1  # FeatureProperties
+    labels = logits.only(6)
+    assert labels.text(0) == "labels.txt" and labels.number(2, n.Int8Flags) == 2  # TENSOR_AXIS_LABELS
+
+
+def test_any_zip_tool_reads_the_labels(file):
+    with zipfile.ZipFile(file) as archive:
+        assert archive.testzip() is None and archive.namelist() == ["labels.txt"]
+        assert archive.read("labels.txt").decode().splitlines() == list(LABELS)
+        (entry,) = archive.infolist()
+        # Where other readers, which do not look for what is before the archive, expect it too.
+        assert file.read_bytes()[entry.header_offset :].startswith(b"PK\3\4")
+
+
+def test_a_file_made_from_another_has_its_own_metadata_alone(file):
+    bit = bit_of(filters=8, units=(1,), groups=4, labels=3)
+    bit = bit.with_weights(bit.weights, labels=LABELS)
+    again = packing.compact(file.read_bytes(), metadata.metadata(bit.architecture, "another"))
+    file.with_name("again").write_bytes(again)
+    assert b"quantized as another" in stored(file.with_name("again"))
+
+
+def test_mediapipe_runs_the_file(file):
+    mediapipe = pytest.importorskip(
+        "mediapipe", reason="a development tool that is not required: pip install mediapipe"
+    )
+    from mediapipe.tasks.python import BaseOptions, vision
+
+    (image,) = photos(1)
+    options = vision.ImageClassifierOptions(base_options=BaseOptions(model_asset_path=str(file)))
+    with vision.ImageClassifier.create_from_options(options) as classifier:
+        result = classifier.classify(mediapipe.Image(mediapipe.ImageFormat.SRGB, image))
+    scores = {category.category_name: category.score for category in result.classifications[0].categories}
+    (logits,) = runtime.Classifier(file).logits(image[None])
+    assert scores == pytest.approx(dict(zip(LABELS, logits, strict=True)), abs=1e-3 * np.abs(logits).max())

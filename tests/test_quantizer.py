@@ -1,0 +1,191 @@
+"""int8_mixed: which convolutions stay float32, and what each layer loses."""
+
+import re
+
+import numpy as np
+import pytest
+from ai_edge_litert.tools import flatbuffer_utils
+from test_tflite import bit_of, photos
+
+from stages import InputError
+from stages.bit import network
+from stages.bit.model import HEAD, ROOT
+from stages.params import Int8, Mixed, Scheme
+from stages.tflite import conversion, layers, quantizer
+
+
+@pytest.fixture(scope="module")
+def bit():
+    return bit_of(filters=16, units=(2, 1), pool=True)
+
+
+@pytest.fixture(scope="module")
+def float32(bit):
+    return conversion.convert(bit, conversion.FLOAT32)
+
+
+@pytest.fixture(scope="module")
+def paths(bit):
+    return [path for path, _ in bit.output_sizes()]
+
+
+@pytest.fixture(scope="module")
+def ranges(float32):
+    return quantizer.ranges(float32, photos(16, seed=1))
+
+
+def mixed(bit, float32, **how):
+    return conversion.convert(bit, Mixed(scheme="int8_mixed", **how), photos(16, seed=1), float32=float32)
+
+
+def float_kernels(content, bit):
+    """Paths of the convolutions whose kernels stand in a file as float32, found by the kernels' own values."""
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    held = {bytes(buffer.data) for buffer in model.buffers if buffer.data is not None}
+    kernels = {name.removesuffix("/kernel"): np.moveaxis(kernel, 3, 0) for name, kernel in bit.kernels.items()}
+    return {path for path, kernel in kernels.items() if np.ascontiguousarray(kernel).tobytes() in held}
+
+
+# keep_float
+
+
+def test_without_keep_float_every_convolution_is_int8(bit, float32, paths):
+    assert float_kernels(float32, bit) == set(paths)
+    content = mixed(bit, float32)
+    assert float_kernels(content, bit) == set()
+    assert {layer.type for layer in layers.find(content, paths).values()} == {"int8"}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "kept"),
+    [
+        ([ROOT, HEAD], lambda path: path in (ROOT, HEAD)),
+        # Not the projection, whose path differs by proj alone, and not a.
+        (["*/unit01/a/standardized_conv2d"], lambda path: path.endswith("unit01/a/standardized_conv2d")),
+        (["resnet/block1/*", "*/proj/*"], lambda path: path.startswith("resnet/block1/") or "/proj/" in path),
+        (["*"], lambda path: True),
+    ],
+)
+def test_just_what_keep_float_names_stays_float(patterns, kept, bit, float32, paths):
+    content = mixed(bit, float32, keep_float=patterns)
+    assert float_kernels(content, bit) == set(filter(kept, paths))
+    types = {path: layer.type for path, layer in layers.find(content, paths).items()}
+    assert types == {path: "float32" if kept(path) else "int8" for path in paths}
+
+
+def test_keep_float_that_matches_nothing(bit, float32):
+    with pytest.raises(InputError, match=re.escape("keep_float has 'resnet/block9/*', which matches none")):
+        mixed(bit, float32, keep_float=["resnet/block1/*", "resnet/block9/*"])
+
+
+# keep_float: auto
+
+
+@pytest.fixture(scope="module")
+def validation(bit):
+    """Images whose labels are what the float32 model says, but where it is least sure of it."""
+    images = photos(64, seed=3)
+    return images, network.build(bit)(images.astype(np.float32)).numpy().argmax(axis=1)
+
+
+@pytest.mark.parametrize("drop", [0, 0.05, 1])
+def test_auto_keeps_no_more_than_it_must(drop, float32, paths, ranges, validation):
+    def accuracy(kept):
+        return quantizer._accuracy(quantizer.int8(float32, [p for p in paths if p not in kept], ranges), *validation)
+
+    kept = quantizer.kept_float(float32, paths, ranges, drop, *validation)
+    assert 1 - accuracy(kept) <= drop
+    if drop == 1:
+        assert kept == set()
+    # By another order of calls: those of the least signal to noise, and one fewer would not do.
+    nothing = quantizer.int8(float32, paths, ranges)
+    ratios = layers.signal_to_noise(nothing, float32, paths, validation[0][: quantizer.SAMPLE])
+    worst = sorted(paths, key=ratios.get)
+    assert kept == set(worst[: len(kept)])
+    assert not kept or 1 - accuracy(worst[: len(kept) - 1]) > drop
+
+
+def test_auto_is_what_its_layers_named_give(bit, float32, paths, validation):
+    how = {"keep_float": "auto", "max_accuracy_drop": 0.0}
+    content = conversion.convert(
+        bit, Mixed(scheme="int8_mixed", **how), photos(16, seed=1), validation=validation, float32=float32
+    )
+    kept = float_kernels(content, bit)
+    # Found anew from the same validation images, by name.
+    found = {path for path, layer in layers.find(content, paths).items() if layer.type == "float32"}
+    assert kept == found
+    again = mixed(bit, float32, keep_float=sorted(kept)) if kept else mixed(bit, float32)
+    assert again == content
+
+
+# What goes through the layers
+
+
+def test_values_are_those_of_the_keras_layers(bit, float32, paths):
+    images = photos(3)
+    keras = network.build(bit)
+    outputs = network.tf.keras.Model(keras.input, [keras.get_layer(path).output for path in paths])
+    expected = [output.numpy() for output in outputs(images.astype(np.float32))]
+    found = layers.find(float32, paths)
+    for index, value in enumerate(layers.values(float32, images)):
+        for path, right in zip(paths, expected, strict=True):
+            given = value(found[path].output.number)
+            assert np.abs(given[0] - right[index]).max() <= 1e-4 * np.abs(right).max()
+
+
+def test_ranges_are_those_of_the_keras_layers(bit, paths, float32):
+    images = photos(6)
+    images[0, 0, 0], images[0, -1, -1] = 0, 255  # or they would be made so
+    keras = network.build(bit)
+    tensors = [getattr(keras.get_layer(path), end) for path in paths for end in ("input", "output")]
+    expected = [t.numpy() for t in network.tf.keras.Model(keras.input, tensors)(images.astype(np.float32))]
+    extremes = quantizer.ranges(float32, images)
+    for path, layer in layers.find(float32, paths).items():
+        for end, tensor in enumerate((layer.input, layer.output)):
+            right = expected[2 * paths.index(path) + end]
+            found = [extremes[tensor.name][key].item() for key in ("min", "max")]
+            assert found == pytest.approx([right.min(), right.max()], rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "least"),
+    # int8 has half a step of error to a range of some 8 standard deviations: about 40 dB at best, less what adds up.
+    [
+        (Scheme(scheme="float16"), "float16", 55), (Scheme(scheme="dynamic"), "int8", 25),
+        (Int8(scheme="int8"), "int8", 10), (Mixed(scheme="int8_mixed"), "int8", 20),
+        (Int8(scheme="int16x8"), "int8", 15), (Scheme(scheme="int4"), "int4", 0),
+    ],
+    ids=lambda value: getattr(value, "scheme", ""),
+)  # fmt: skip
+def test_rows(how, kind, least, bit, float32, paths):
+    content = conversion.convert(bit, how, photos(16, seed=1), float32=float32)
+    rows = list(layers.rows(content, float32, paths, photos(4, seed=1)))
+    assert [row["layer"] for row in rows] == paths and all(tuple(row) == layers.COLUMNS for row in rows)
+    large = [row for row in rows if bit.weights[f"{row['layer']}/kernel"].size >= 1024]
+    assert {row["type"] for row in large} == {kind}
+    assert all(least < row["snr_db"] < 100 for row in large)
+    bits = {"float16": 16, "int8": 8, "int4": 4}[kind]
+    for row in large:
+        kernel = bit.weights[f"{row['layer']}/kernel"]
+        # The kernel, and a bias of up to 64 bits for each output.
+        assert 0 <= row["size_bytes"] - kernel.size * bits / 8 <= 8 * kernel.shape[3]
+
+
+def test_rows_of_the_float32_file_have_no_error(float32, paths):
+    assert {row["snr_db"] for row in layers.rows(float32, float32, paths, photos(1))} == {""}
+
+
+def test_signal_to_noise_by_hand(bit, float32, paths):
+    content, images = mixed(bit, float32), photos(2)
+    signal = noise = 0
+    for value, right in zip(layers.values(content, images), layers.values(float32, images), strict=True):
+        given = value(layers.find(content, [ROOT])[ROOT].output.number)
+        true = right(layers.find(float32, [ROOT])[ROOT].output.number)
+        signal, noise = signal + np.sum(true**2), noise + np.sum((given - true) ** 2)
+    ratios = layers.signal_to_noise(content, float32, [ROOT], images)
+    assert ratios == {ROOT: pytest.approx(10 * np.log10(signal / noise), abs=1e-3)}
+
+
+def test_a_file_without_a_layer_is_told(float32):
+    with pytest.raises(ValueError, match="no convolution resnet/block9"):
+        layers.find(float32, ["resnet/block9/unit01/a/standardized_conv2d"])
