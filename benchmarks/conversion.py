@@ -13,9 +13,10 @@ schemes: the fine-tuned model of this checkout in every scheme: accuracy on test
 Of each round the fastest run counts, which noise from other processes seldom reaches; ratios are of medians of these.
 """
 
+import resource
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,20 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import tensorflow as tf
 from pydantic import TypeAdapter
 
+from stages import scores
+from stages.artifacts import FINETUNED
 from stages.bit import model, network
-from stages.params import Quantization
+from stages.images import dataset
+from stages.params import Calibrated, Quantization
 from stages.tflite import conversion, runtime
 
 SIZE = (224, 224)
+SCHEMES = ("float32", "float16", "dynamic", "int8", "int8_mixed", "int16x8", "int4")
+# The usual way knows these.
+USUAL = ("float32", "dynamic", "int8")
+# LiteRT has no fast code for it on a CPU.
+SLOW = "int16x8"
 ROUNDS, RUNS = 15, 3
-CALIBRATION = 8
 
 
 class FrozenNorm(network.GroupNorm):
@@ -53,24 +61,77 @@ class UsualNorm(network.GroupNorm):
         return tf.reshape(grouped, shape) * self.gamma + self.beta
 
 
-def main(threads: str = "1") -> None:
-    bit = r50x1()
-    images = np.random.default_rng(1).integers(256, size=(CALIBRATION, *SIZE, 3), dtype=np.uint8)
+def main(what: str, threads: str = "1") -> None:
+    print(f"{threads} threads, batch 1", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        files = {}
-        for scheme in ("float32", "dynamic", "int8"):
-            for way, content in ways(bit, scheme, images):
-                files[scheme, way] = Path(scratch) / f"{scheme}-{way}.tflite"
-                files[scheme, way].write_bytes(content)
-        print(f"{int(threads)} threads, batch 1, {SIZE[0]} px", flush=True)
-        times = in_turns(files, int(threads))
-    print(f"{'':10}{'usual ms':>10}{'ours ms':>10}{'floor ms':>10}{'usual/ours':>12}{'ours/floor':>12}")
-    for scheme in ("float32", "dynamic", "int8"):
-        usual, ours, floor = (times[scheme, way] for way in ("usual", "ours", "floor"))
+        {"r50x1": speeds, "schemes": schemes}[what](Path(scratch), int(threads))
+
+
+def speeds(scratch: Path, threads: int) -> None:
+    """Print how long R50x1 takes to convert and, against the usual way and the floor, to run."""
+    bit = r50x1()
+    images = np.random.default_rng(1).integers(256, size=(256, *SIZE, 3), dtype=np.uint8)
+    files = {}
+    for scheme in SCHEMES:
+        start = time.perf_counter()
+        files[scheme, "ours"] = conversion.convert(bit, entry(scheme), images)
+        taken, memory = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        print(f"{scheme:10} converted in {taken:.0f} s; at most {memory:.1f} GB of memory so far", flush=True)
+    for scheme in USUAL:
+        files[scheme, "usual"] = usual(bit, scheme, images[:8])
+        files[scheme, "floor"] = floor(bit, scheme, images[:8])
+    times = in_turns(written(files, scratch), SIZE, threads)
+    print(
+        f"{'':10}{'usual ms':>10}{'ours ms':>10}{'floor ms':>10}{'usual/ours':>12}{'ours/floor':>12}{'to dynamic':>12}"
+    )
+    for scheme in SCHEMES:
+        usual_, ours, floor_ = (times.get((scheme, way)) for way in ("usual", "ours", "floor"))
         print(
-            f"{scheme:10}{usual.min():10.1f}{ours.min():10.1f}{floor.min():10.1f}"
-            f"{np.median(usual) / np.median(ours):12.2f}{np.median(ours) / np.median(floor):12.2f}"
+            f"{scheme:10}{least(usual_)}{least(ours)}{least(floor_)}{ratio(usual_, ours)}{ratio(ours, floor_)}"
+            f"{ratio(ours, times['dynamic', 'ours'])}",
+            flush=True,
         )
+
+
+def schemes(scratch: Path, threads: int) -> None:
+    """Print what each scheme makes of the fine-tuned model of this checkout."""
+    bit = model.load(FINETUNED)
+    size = bit.architecture.image_size
+    train, train_labels = dataset.read("train", size)
+    test, labels = dataset.read("test", size)
+    files = {}
+    for scheme in SCHEMES:
+        how = entry(scheme)
+        chosen = conversion.drawn(train_labels, dataset.labels(), how) if isinstance(how, Calibrated) else []
+        files[scheme] = conversion.convert(bit, how, train[chosen])
+    paths = written(files, scratch)
+    times = in_turns(paths, size, threads)
+    print(
+        f"{len(labels)} test images\n{'':10}{'accuracy':>10}{'agreement':>11}{'bytes':>10}{'ms':>10}{'to dynamic':>12}"
+    )
+    for scheme, path in paths.items():
+        logits = runtime.Classifier(path).logits(test)
+        if scheme == "float32":
+            expected = logits.argmax(1)
+        agreement = np.mean(logits.argmax(1) == expected)
+        print(
+            f"{scheme:10}{scores.accuracy(logits, labels):12.4f}{agreement:12.4f}{path.stat().st_size:12}"
+            f"{least(times[scheme])}{ratio(times[scheme], times['dynamic'])}",
+            flush=True,
+        )
+
+
+def least(times: np.ndarray | None) -> str:
+    return f"{'-':>12}" if times is None else f"{times.min():12.2f}"
+
+
+def ratio(times: np.ndarray | None, others: np.ndarray | None) -> str:
+    return f"{'-':>12}" if times is None or others is None else f"{np.median(times) / np.median(others):12.3f}"
+
+
+def entry(scheme: str) -> Quantization:
+    """The entry of params.yaml that names a scheme and nothing else."""
+    return TypeAdapter(Quantization).validate_python({"scheme": scheme})
 
 
 def r50x1() -> model.Bit:
@@ -86,15 +147,14 @@ def r50x1() -> model.Bit:
     return model.with_head(bit.with_weights(weights), tuple(f"class{index}" for index in range(10)), SIZE)
 
 
-def ways(bit: model.Bit, scheme: str, images: np.ndarray) -> Iterator[tuple[str, bytes]]:
-    """Name and .tflite content of the three ways."""
-    yield "usual", usual(bit, scheme, images)
-    how = TypeAdapter(Quantization).validate_python({"scheme": scheme})
-    yield "ours", conversion.convert(bit, how, images)
+def floor(bit: model.Bit, scheme: str, images: np.ndarray) -> bytes:
+    """The file of `bit` as if its norms were of constants."""
     lowered = network.PerChannelGroupNorm
     network.PerChannelGroupNorm = FrozenNorm
-    yield "floor", conversion.convert(bit, how, images)
-    network.PerChannelGroupNorm = lowered
+    try:
+        return conversion.convert(bit, entry(scheme), images)
+    finally:
+        network.PerChannelGroupNorm = lowered
 
 
 def usual(bit: model.Bit, scheme: str, images: np.ndarray) -> bytes:
@@ -116,14 +176,23 @@ def usual(bit: model.Bit, scheme: str, images: np.ndarray) -> bytes:
         return converter.convert()
 
 
-def in_turns(files: dict, threads: int) -> dict:
+def written(files: dict, directory: Path) -> dict:
+    """Paths of files that hold each content."""
+    paths = {key: directory / f"{number}.tflite" for number, key in enumerate(files)}
+    for key, path in paths.items():
+        path.write_bytes(files[key])
+    return paths
+
+
+def in_turns(files: dict, size: tuple[int, int], threads: int) -> dict:
     """Milliseconds [rounds] of each file, the fastest run in each round."""
     classifiers = {key: runtime.Classifier(path, threads) for key, path in files.items()}
-    image = np.random.default_rng(0).integers(256, size=(*SIZE, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(256, size=(*size, 3), dtype=np.uint8)
     times = {key: [] for key in files}
     for _ in range(ROUNDS):
         for key, classifier in classifiers.items():
-            times[key].append(classifier.latencies(image, warmup_runs=1, runs=RUNS).min())
+            runs = 1 if SLOW in key else RUNS * (1 if size == SIZE else 20)
+            times[key].append(classifier.latencies(image, warmup_runs=1, runs=runs).min())
     return {key: np.array(found) for key, found in times.items()}
 
 

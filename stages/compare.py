@@ -3,8 +3,8 @@
     python -m stages.compare
 
 Params compare (and of the others what the report names); metrics/finetune.json, metrics/prune/, metrics/evaluate/,
-metrics/benchmark/, plots/prune/, plots/convert/, plots/evaluate/, plots/benchmark/, models/tflite/, models/finetuned/ ->
-metrics/summary.json, plots/tradeoff.csv, plots/tradeoff.png, report.html, models/release/ (model.tflite, labels.txt,
+metrics/benchmark/, plots/prune/, plots/convert/, plots/evaluate/, plots/benchmark/, models/tflite/, models/finetuned/
+-> metrics/summary.json, plots/tradeoff.csv, plots/tradeoff.png, report.html, models/release/ (model.tflite, labels.txt,
 README.md).
 """
 
