@@ -58,11 +58,11 @@ def convert(
 def packs(bit: Bit, scheme: str) -> bool:
     """Whether the file is faster with the root's pixels packed: where its kernel is large, and weights are integers.
 
-    Images of odd sides can't be packed.
+    Images of odd sides can't be packed, and the converter has no int16x8 for space_to_depth.
     """
     large = len(bit.weights[f"{ROOT}/kernel"]) > 3
     even = all(side % 2 == 0 for side in bit.architecture.image_size)
-    return large and even and scheme not in ("float32", "float16")
+    return large and even and scheme not in ("float32", "float16", "int16x8")
 
 
 def _by_converter(bit: Bit, scheme: str, packed_root: bool = False) -> bytes:
