@@ -17,7 +17,7 @@ from stages.bit import model
 from stages.params import Params, Pruning, entry, load
 
 # Training images that importance is measured on: as many as these multiply-adds let through, within these bounds.
-SAMPLE_MACS, SAMPLE = 3e11, (64, 512)
+SAMPLE_MACS, SAMPLE = 2e11, (32, 512)
 # Of them at once: gradients by all activations of a large model take memory.
 SAMPLE_BATCH = 8
 

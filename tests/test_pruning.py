@@ -106,8 +106,8 @@ def test_zeros_stay_whatever_training_does_last(bit):
 # Channels
 
 
-def cut(bit, keep, **how):
-    return pruning.prune(bit, Channels(method="channels", keep=keep, **how), batches)
+def cut(bit, keep, importance="norm", **how):
+    return pruning.prune(bit, Channels(method="channels", keep=keep, importance=importance, **how), batches)
 
 
 def test_norm_importance_by_hand(bit):
@@ -284,9 +284,9 @@ def test_channels_of_a_pruned_model(bit):
 def test_channels_recover(bit):
     square = bit.with_weights(bit.weights, image_size=(16, 16))
     smaller = cut(square, 0.5)
-    untouched = recovered(square, Channels(method="channels", keep=0.5, steps=0), fit_of(0))
+    untouched = recovered(square, Channels(method="channels", keep=0.5, importance="norm", steps=0), fit_of(0))
     assert all(np.array_equal(untouched.weights[name], value) for name, value in smaller.weights.items())
-    trained = recovered(square, Channels(method="channels", keep=0.5, steps=2), fit_of(2))
+    trained = recovered(square, Channels(method="channels", keep=0.5, importance="norm", steps=2), fit_of(2))
     assert {n: w.shape for n, w in trained.weights.items()} == {n: w.shape for n, w in smaller.weights.items()}
     assert not any(np.array_equal(trained.weights[name], value) for name, value in smaller.weights.items())
 
@@ -361,7 +361,10 @@ def test_unit_without_effect_goes_first():
 
 def test_parts_follow_each_other(bit):
     square = bit.with_weights(bit.weights, image_size=(16, 16))
-    parts = [Channels(method="channels", keep=0.5, steps=2), Magnitude(method="magnitude", sparsity=0.6, steps=3)]
+    parts = [
+        Channels(method="channels", keep=0.5, importance="norm", steps=2),
+        Magnitude(method="magnitude", sparsity=0.6, steps=3),
+    ]
     trained = []
 
     def fit(model, how):
@@ -394,3 +397,28 @@ def test_sparsity_survives_conversion(bit, scheme, tmp_path):
         # Of the dense fifth, integers round what is below half a step of about 1/127 of the largest to zero.
         assert pruned.sparsity <= found < pruned.sparsity + 0.02
     assert found > 0.7
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """BiT-R50x1 as narrow and shallow as it can be: four blocks, the root with its pool. Pruned by half."""
+    bare = untrained("narrow", filters=8, units=(2, 1, 1, 2), groups=4, root=7, pool=True, image_size=(64, 64), seed=0)
+    fresh = with_head(bare, ("a", "b", "c"), (64, 64))
+    random = np.random.default_rng(6)
+    head = random.standard_normal(fresh.weights[f"{HEAD}/kernel"].shape).astype(np.float32)
+    whole = fold(fresh.with_weights(fresh.weights | {f"{HEAD}/kernel": head}))
+    images = random.integers(256, size=(8, 64, 64, 3)).astype(np.float32), np.eye(3, dtype=np.float32)[np.arange(8) % 3]
+    return whole, pruning.prune(whole, Channels(method="channels", keep=0.5), lambda: [images])
+
+
+@pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int8"])
+def test_pruned_bit_of_many_blocks_converts(narrow, scheme, tmp_path):
+    whole, smaller = narrow
+    assert [unit.prefix for unit in smaller.units] == [unit.prefix for unit in whole.units]
+    assert smaller.macs < 0.7 * whole.macs
+    pixels = np.random.default_rng(7).integers(256, size=(8, 64, 64, 3), dtype=np.uint8)
+    how = Int8(scheme=scheme) if scheme == "int8" else Scheme(scheme=scheme)
+    (tmp_path / "model.tflite").write_bytes(conversion.convert(smaller, how, pixels))
+    found = runtime.Classifier(tmp_path / "model.tflite").logits(pixels)
+    expected = network.build(smaller)(pixels.astype(np.float32)).numpy()
+    assert np.abs(found - expected).mean() < (0.1 if scheme == "int8" else 0.03) * np.abs(expected).mean()

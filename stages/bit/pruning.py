@@ -70,7 +70,6 @@ def zeroed(bit: Bit, how: Magnitude | NM, fit: Fit | None = None) -> Bit:
 
     chosen = prunable(bit, how.layers)
     keras = tfmot.sparsity.keras
-    end = max(1, round(how.steps * GROWTH))
     if isinstance(how, NM):
         pattern, sparsity, gradual = {"sparsity_m_by_n": (how.zeros, how.of)}, how.zeros / how.of, False
         for layer in sorted(chosen):  # the same one is named every time
@@ -79,12 +78,12 @@ def zeroed(bit: Bit, how: Magnitude | NM, fit: Fit | None = None) -> Bit:
                 raise InputError(f"{how.zeros} of {how.of} weights can't be zero in {layer}, which has {inputs} inputs")
     else:
         pattern, sparsity, gradual = {}, how.sparsity, how.schedule == "polynomial"
-    if not fit:
-        schedule = keras.ConstantSparsity(sparsity, begin_step=0, frequency=1)
-    elif gradual:
-        schedule = keras.PolynomialDecay(sparsity / 2, sparsity, 0, end, frequency=max(1, end // MASK_UPDATES))
+    end = max(1, round(how.steps * GROWTH)) if fit else 0
+    every = max(1, end // MASK_UPDATES)
+    if fit and gradual:
+        schedule = keras.PolynomialDecay(sparsity / 2, sparsity, 0, end, frequency=every)
     else:
-        schedule = keras.ConstantSparsity(sparsity, 0, end, frequency=max(1, end // MASK_UPDATES))
+        schedule = keras.ConstantSparsity(sparsity, 0, end if fit else -1, frequency=every)
 
     model = network.build(bit)
 
