@@ -421,4 +421,8 @@ def test_pruned_bit_of_many_blocks_converts(narrow, scheme, tmp_path):
     (tmp_path / "model.tflite").write_bytes(conversion.convert(smaller, how, pixels))
     found = runtime.Classifier(tmp_path / "model.tflite").logits(pixels)
     expected = network.build(smaller)(pixels.astype(np.float32)).numpy()
-    assert np.abs(found - expected).mean() < (0.1 if scheme == "int8" else 0.03) * np.abs(expected).mean()
+    # A random network with two channels a group magnifies what integers round off.
+    tolerance = 1e-3 if scheme == "float32" else 0.01 if scheme == "float16" else 0.2
+    assert np.abs(found - expected).mean() < tolerance * np.abs(expected).mean()
+    unpruned = network.build(whole)(pixels.astype(np.float32)).numpy()
+    assert np.abs(unpruned - expected).mean() > 0.2 * np.abs(expected).mean()
