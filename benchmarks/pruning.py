@@ -1,107 +1,138 @@
 """Measure what pruning brings: size, speed and accuracy of each method, on the fine-tuned model of this checkout.
 
     python benchmarks/pruning.py [STEPS]
+    python benchmarks/pruning.py r50x1
 
-Run after `dvc repro`, on whatever data set that was for. Recovers each for STEPS (default 150) steps and prints
-accuracy on test before and after, multiply-adds and, measured in turns in one run, latency as ratios to the dense
-model; then the same pruning recovered with and without distillation, and the share of zeros in the files.
+Run after `dvc repro`, on whatever data set that was for. Recovers each for STEPS (default auto) steps and prints
+accuracy on test at once and recovered, and multiply-adds as a share of the dense model's; then latency, measured in
+turns in one run, zeros in the files and their size once compressed. With r50x1: seconds and memory that pruning a
+BiT-R50x1 of random weights at 224 px takes, and whether it converts in each scheme.
 """
 
 import gzip
+import os
+import resource
 import sys
 import tempfile
-from dataclasses import replace
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from stages import finetune, scores
+from stages import finetune, prune, scores
 from stages.artifacts import FINETUNED
-from stages.bit import model, network, pruning, training
+from stages.bit import hyperrule, model, network, pruning, training
 from stages.images import dataset
 from stages.params import Channels, Int8, Magnitude, Scheme, load
-from stages.prune import recovery
-from stages.tflite import conversion, runtime
+from stages.tflite import conversion, latency, runtime
 
-FAST = {"batch_size": 32, "learning_rate": 0.01, "distillation": 0.5, "temperature": 2.0}
-ROUNDS = 15
+SCHEMES = (*(Scheme(scheme=name) for name in ("float32", "float16", "dynamic")), Int8(scheme="int8"))
+FAST = {"method": "channels", "learning_rate": 0.01}
 
 
-def main(steps: str = "150") -> None:
+def main(steps: str = "auto") -> None:
     params = load()
     original = model.load(FINETUNED)
     dense = model.fold(original)
     recipe = finetune.recipe_of(params.finetune)
     train, validation = finetune.images_of(recipe, params.finetune.cache_mb)
     pixels, labels = dataset.read("test", dense.architecture.image_size)
-    sample = replace(recipe, steps=16, batch_size=32, mixup=0.0)
-
-    def batches():
-        return training.batches(train, sample, len(dense.architecture.labels), seed=0)
-
-    fit = recovery(original, train, validation, params, log=lambda step, values: None)
+    batches = partial(prune.sampled, train, recipe, dense, params.seed)
 
     def accuracy(bit: model.Bit) -> float:
         return scores.accuracy(training.predict(network.build(bit), pixels), labels)
 
-    common = FAST | {"steps": int(steps)}
-    keep = Channels(method="channels", keep=0.5, **common)
-    equal = pruning.prune(dense, keep, batches, None).macs / dense.macs
-    entries = {
-        "keep 0.5, norm": keep,
-        "keep 0.5, taylor": keep.model_copy(update={"importance": "taylor"}),
-        "as many macs, shares by norm": Channels(method="channels", target_macs=equal, **common),
-        "as many macs, shares by taylor": Channels(method="channels", target_macs=equal, importance="taylor", **common),
-        "keep 0.5, norm, no distillation": keep.model_copy(update={"distillation": 0.0}),
-        "magnitude 0.8": Magnitude(method="magnitude", sparsity=0.8, **common | {"learning_rate": 0.003}),
-        "magnitude 0.8, no distillation": Magnitude(
-            method="magnitude", sparsity=0.8, **common | {"learning_rate": 0.003, "distillation": 0.0}
-        ),
-    }
-    print(f"{'':32} {'at once':>8} {'recovered':>9} {'macs':>6}", flush=True)
-    print(f"{'dense':32} {accuracy(dense):8.4f} {accuracy(dense):9.4f} {1:6.3f}", flush=True)
     models = {}
-    for name, how in entries.items():
-        before, models[name] = (
-            accuracy(pruning.prune(dense, how, batches, None)),
-            pruning.prune(dense, how, batches, fit),
-        )
-        share = models[name].macs / dense.macs
-        print(f"{name:32} {before:8.4f} {accuracy(models[name]):9.4f} {share:6.3f}", flush=True)
 
+    def show(name: str, how: Channels | Magnitude) -> None:
+        how = hyperrule.recovery(
+            how.model_copy(update={} if steps == "auto" else {"steps": int(steps)}), len(train.labels)
+        )
+        at_once = pruning.prune(dense, how, batches)
+        fit = prune.recovery(original, train, validation, params, log=lambda step, values: None)
+        models[name] = bit = pruning.recover(dense, at_once, how, batches, fit)
+        shares = f"{accuracy(at_once):8.4f} {accuracy(bit):9.4f} {bit.macs / dense.macs:6.3f}"
+        print(f"{name:36} {shares} {how.steps:6}", flush=True)
+
+    print(f"{'':36} {'at once':>8} {'recovered':>9} {'macs':>6} {'steps':>6}", flush=True)
+    print(f"{'dense':36} {accuracy(dense):8.4f} {accuracy(dense):9.4f} {1:6.3f}", flush=True)
+    for importance in ("taylor", "norm"):
+        keep = Channels(keep=0.5, importance=importance, **FAST)
+        show(f"keep 0.5, {importance}", keep)
+        share = convolution_macs(models[f"keep 0.5, {importance}"]) / convolution_macs(dense)
+        show(f"as many macs, shares by {importance}", Channels(target_macs=share, importance=importance, **FAST))
+    magnitude = Magnitude(method="magnitude", sparsity=0.8)
+    show("magnitude 0.8", magnitude)
+    show("keep 0.5, taylor, no distillation", Channels(keep=0.5, distillation=0.0, **FAST))
+    show("magnitude 0.8, no distillation", magnitude.model_copy(update={"distillation": 0.0}))
+    files(dense, models["keep 0.5, taylor"], models["magnitude 0.8"], train.pixels[:64])
+
+
+def convolution_macs(bit: model.Bit) -> int:
+    """Multiply-adds as `target_macs` counts them."""
+    return sum(bit.weights[f"{conv}/kernel"].size * h * w for conv, (h, w) in bit.output_sizes())
+
+
+def files(dense: model.Bit, channels: model.Bit, magnitude: model.Bit, calibration: np.ndarray) -> None:
+    """Print latency, zeros and compressed size of the pruned models' files."""
+    height, width = dense.architecture.image_size
     with tempfile.TemporaryDirectory() as scratch:
-        calibration = train.pixels[:64]
-        calibration = calibration[:, : pixels.shape[1], : pixels.shape[2]]
-        files = {}
-        for scheme in (*(Scheme(scheme=s) for s in ("float32", "float16", "dynamic")), Int8(scheme="int8")):
-            for name, bit in (
-                ("dense", dense),
-                ("channels", models["keep 0.5, norm"]),
-                ("magnitude", models["magnitude 0.8"]),
-            ):
-                path = files[name, scheme.scheme] = Path(scratch) / f"{name}-{scheme.scheme}.tflite"
-                path.write_bytes(conversion.convert(bit, scheme, calibration))
+        paths = {}
+        for scheme in SCHEMES:
+            for name, bit in (("dense", dense), ("channels", channels), ("magnitude", magnitude)):
+                path = paths[name, scheme.scheme] = Path(scratch) / f"{name}-{scheme.scheme}.tflite"
+                path.write_bytes(conversion.convert(bit, scheme, calibration[:, :height, :width]))
         for scheme in ("float32", "dynamic"):
-            share = ratio(files["channels", scheme], files["dense", scheme])
+            share = latency.ratio(paths["channels", scheme], paths["dense", scheme])
             print(f"latency of keep 0.5, {scheme}: {share:.2f} of dense")
-        for scheme in ("float32", "float16", "dynamic", "int8"):
-            print(f"zeros in magnitude-{scheme}: {runtime.sparsity(files['magnitude', scheme]):.4f} of all kernels")
-        sizes = [len(gzip.compress(files[name, "int8"].read_bytes())) for name in ("magnitude", "dense")]
+        for scheme in SCHEMES:
+            found = runtime.sparsity(paths["magnitude", scheme.scheme])
+            print(f"zeros in magnitude-{scheme.scheme}: {found:.4f} of all kernels")
+        sizes = [len(gzip.compress(paths[name, "int8"].read_bytes())) for name in ("magnitude", "dense")]
         print(f"gzip of magnitude-int8: {sizes[0] / sizes[1]:.3f} of dense-int8's")
 
 
-def ratio(path: Path, other: Path) -> float:
-    """Median latency of one file as a share of the other's, run in turns."""
-    classifiers = [runtime.Classifier(each) for each in (path, other)]
-    image = np.random.default_rng(0).integers(256, size=(*classifiers[0].image_size, 3), dtype=np.uint8)
-    times = [[], []]
-    for _ in range(ROUNDS):
-        for classifier, found in zip(classifiers, times, strict=True):
-            found.append(np.median(classifier.latencies(image, warmup_runs=5, runs=50)))
-    return float(np.median(times[0]) / np.median(times[1]))
+def r50x1() -> None:
+    random = np.random.default_rng(0)
+    side, labels = 224, tuple(f"class{index}" for index in range(10))
+    bare = model.untrained(
+        "r50x1", filters=64, units=(3, 4, 6, 3), groups=32, root=7, pool=True, image_size=(side, side), seed=0
+    )
+    bit = model.fold(model.with_head(bare, labels, (side, side)))
+    # A head of zeros, as a new one is, gives no gradients.
+    head = f"{model.HEAD}/kernel"
+    bit = bit.with_weights(bit.weights | {head: random.normal(size=bit.weights[head].shape).astype(np.float32)})
+    images = training.Images(
+        random.integers(256, size=(64, side, side, 3), dtype=np.uint8), np.arange(64) % len(labels)
+    )
+    recipe = hyperrule.Recipe(1, 1, learning_rate=1, resize=side, image_size=side, warmup=0, decays=())
+    batches = partial(prune.sampled, images, recipe, bit, 0)
+    entries = {
+        f"{key} 0.5, {importance}": Channels(method="channels", importance=importance, **{key: 0.5})
+        for key in ("keep", "target_macs")
+        for importance in ("norm", "taylor")
+    }
+    print(f"{'':26} {'seconds':>7} {'GB':>5} {'macs':>6}", flush=True)
+    for name, how in entries.items():
+        # A process of its own, for a peak of its own.
+        if child := os.fork():
+            os.waitpid(child, 0)
+            continue
+        start = time.perf_counter()
+        smaller = pruning.prune(bit, how, batches)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        shares = f"{time.perf_counter() - start:7.1f} {peak:5.2f} {smaller.macs / bit.macs:6.3f}"
+        print(f"{name:26} {shares}", flush=True)
+        os._exit(0)
+    smaller = pruning.prune(bit, entries["keep 0.5, norm"], batches)
+    for scheme in SCHEMES:
+        print(
+            f"{scheme.scheme}: {len(conversion.convert(smaller, scheme, images.pixels[:4])) / 1e6:.1f} MB", flush=True
+        )
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    r50x1() if sys.argv[1:] == ["r50x1"] else main(*sys.argv[1:])

@@ -87,9 +87,10 @@ class Finetune(Section):
 class Recovery(Section):
     """Training after pruning, with the fine-tuned model as teacher (Hinton et al., arXiv:1503.02531)."""
 
-    steps: Count = 150
+    steps: Auto | Count = "auto"
     batch_size: Positive = 32
     learning_rate: PositiveFloat = 0.003
+    learning_rate_schedule: Literal["cosine", "hyperrule", "constant"] = "cosine"
     distillation: Share = 0.5
     temperature: PositiveFloat = 2.0
 
@@ -127,12 +128,14 @@ class Channels(Recovery):
     keep: Annotated[float, Field(gt=0, le=1)] | None = None
     target_macs: Part | None = None
     target_parameters: Part | None = None
-    importance: Literal["norm", "taylor"] = "norm"
+    target_latency: Part | None = None
+    importance: Literal["norm", "taylor"] = "taylor"
 
     @model_validator(mode="after")
     def _one_size(self):
-        if sum(size is not None for size in (self.keep, self.target_macs, self.target_parameters)) != 1:
-            raise ValueError("needs one of keep, target_macs, target_parameters")
+        sizes = ("keep", "target_macs", "target_parameters", "target_latency")
+        if sum(getattr(self, size) is not None for size in sizes) != 1:
+            raise ValueError(f"needs one of {', '.join(sizes)}")
         return self
 
 

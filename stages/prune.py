@@ -9,14 +9,17 @@ metrics/prune/P.json, plots/prune/P/.
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from stages import run, scores
 from stages.artifacts import FINETUNED, METRICS, PLOTS, PRUNED, write_csv, write_json
 from stages.bit import model
 from stages.params import Params, Pruning, entry, load
 
-# Batches of training images that importance is measured on.
-SAMPLE = 16
+# Training images that importance is measured on: as many as these multiply-adds let through, within these bounds.
+SAMPLE_MACS, SAMPLE = 2e11, (32, 512)
+# Of them at once: gradients by all activations of a large model take memory.
+SAMPLE_BATCH = 8
 
 
 def main(name: str) -> None:
@@ -37,25 +40,31 @@ def main(name: str) -> None:
 def pruned(original: model.Bit, name: str, params: Params) -> tuple[model.Bit, dict]:
     """The pruned and recovered model, and its metrics."""
     from stages import finetune  # these bring TensorFlow, which an entry without pruning does not need
-    from stages.bit import network, pruning, training
+    from stages.bit import hyperrule, network, pruning, training
     from stages.images import dataset
 
     recipe = finetune.recipe_of(params.finetune)
     train, validation = finetune.images_of(recipe, params.finetune.cache_mb)
     test, labels = dataset.read("test", original.architecture.image_size)
-    folded, how = model.fold(original), params.pruning[name]
-
-    def sample() -> Iterator:
-        plain = replace(recipe, steps=SAMPLE, batch_size=32, mixup=0.0)
-        return training.batches(train, plain, len(original.architecture.labels), params.seed)
-
-    at_once = pruning.prune(folded, how, sample, fit=None)
+    folded, how = model.fold(original), hyperrule.recovery(params.pruning[name], len(train.labels))
+    sample = partial(sampled, train, recipe, folded, params.seed)
+    at_once = pruning.prune(folded, how, sample)
     before = scores.accuracy(training.predict(network.build(at_once), test), labels)
     devices = training.strategy("one" if params.finetune.devices == "one" else "all")
     with finetune.logged(PLOTS / "prune" / name) as log, devices.scope(), network.precision(params.finetune.precision):
-        bit = pruning.prune(folded, how, sample, recovery(original, train, validation, params, log))
+        bit = pruning.recover(folded, at_once, how, sample, recovery(original, train, validation, params, log))
     metrics = scores.of_model(bit, training.predict(network.build(bit), test), labels)
     return bit, metrics | {"accuracy_before_recovery": before}
+
+
+def sampled(train, recipe, bit: model.Bit, seed: int) -> Iterator:
+    """Batches of training images, without mixup, that importance for `bit` is measured on."""
+    from stages.bit import training
+
+    fewest, most = SAMPLE
+    count = int(min(max(SAMPLE_MACS // bit.macs, fewest), most))
+    plain = replace(recipe, steps=count // SAMPLE_BATCH, batch_size=SAMPLE_BATCH, mixup=0.0)
+    return training.batches(train, plain, len(bit.architecture.labels), seed)
 
 
 def recovery(original: model.Bit, train, validation, params: Params, log: Callable) -> Callable:
@@ -68,13 +77,15 @@ def recovery(original: model.Bit, train, validation, params: Params, log: Callab
     def recover(keras_model, how: Pruning) -> None:
         nonlocal done
         before = done
+        # HyperRule's own is a tenth after each of its decays.
+        shape = {"cosine": {"cosine": True}, "constant": {"decays": ()}}.get(how.learning_rate_schedule, {})
         settings = params.finetune.model_copy(update=how.model_dump(include={"steps", "batch_size", "learning_rate"}))
         training.fit(
             keras_model,
             train,
             validation,
             # Folding makes kernels some ten times larger but not gammas and betas: steps follow each weight's scale.
-            replace(finetune.recipe_of(settings), optimizer="adam"),
+            replace(finetune.recipe_of(settings), optimizer="adam", **shape),
             seed=params.seed,
             teacher=training.Teacher(network.build(original), how.distillation, how.temperature),
             desc=f"recover by {how.steps} steps",

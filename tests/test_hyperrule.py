@@ -2,7 +2,7 @@ import pytest
 
 from stages.bit import hyperrule
 from stages.bit.hyperrule import Recipe, learning_rate, recipe
-from stages.params import Finetune
+from stages.params import Channels, Combine, Finetune, Magnitude
 
 SMALL, LARGE = 32 * 32, 500 * 400
 
@@ -109,3 +109,18 @@ def test_smaller_batches_learn_more_slowly(batch_size, rate):
 def test_augments(changes, augments):
     plain = {"image_size": 32, "resize": 32, "flip": False, "mixup": 0.0}
     assert recipe(Finetune(**plain | changes), image_area=SMALL, examples=100).augments is augments
+
+
+def test_cosine_falls_from_the_peak_to_almost_nothing():
+    run = Recipe(110, 32, learning_rate=0.2, resize=32, image_size=32, warmup=10, decays=(20,), cosine=True)
+    rates = {0: 0.02, 9: 0.2, 10: 0.2, 35: 0.1 + 0.1 * 0.5**0.5, 60: 0.1}
+    assert {step: learning_rate(step, run) for step in rates} == pytest.approx(rates)
+    assert 0 < learning_rate(109, run) < 0.001 * 0.2
+
+
+@pytest.mark.parametrize(("examples", "steps"), [(3500, 150), (45_000, 3000), (1_000_000, 6000)])
+def test_recovery_takes_more_steps_on_more_images(examples, steps):
+    auto, fixed = Channels(method="channels", keep=0.5), Magnitude(method="magnitude", steps=7)
+    assert hyperrule.recovery(auto, examples) == auto.model_copy(update={"steps": steps})
+    both = hyperrule.recovery(Combine(method="combine", parts=[auto, fixed]), examples)
+    assert [part.steps for part in both.parts] == [steps, 7]

@@ -123,7 +123,7 @@ def test_numbers_are_those_of_yaml_1_2(committed):
         ("pruning.magnitude.sparsity", 1, "less than 1"),
         ("pruning.magnitude.sparsity", NAN, "less than 1"),
         ("pruning.magnitude.sparsity", True, NUMBER),
-        ("pruning.magnitude.steps", "auto", INTEGER),
+        ("pruning.magnitude.steps", "some", AUTO + INTEGER),
         ("pruning.magnitude.distillation", 1.1, "less than or equal to 1"),
         ("pruning.channels.keep", 0, "greater than 0"),
         ("pruning.channels.keep", 1.1, "less than or equal to 1"),
@@ -208,8 +208,11 @@ def test_each_method_is_an_entry(committed, entry):
     ("entry", "told"),
     [
         ({"method": "n_m", "zeros": 4, "of": 4}, "pruning.mine: zeros is 4, which leaves nothing of 4 weights"),
-        ({"method": "channels"}, "pruning.mine: needs one of keep, target_macs, target_parameters"),
-        (CHANNELS | {"target_macs": 0.5}, "pruning.mine: needs one of keep, target_macs, target_parameters"),
+        ({"method": "channels"}, "pruning.mine: needs one of keep, target_macs, target_parameters, target_latency"),
+        (
+            CHANNELS | {"target_macs": 0.5},
+            "pruning.mine: needs one of keep, target_macs, target_parameters, target_latency",
+        ),
         ({"method": "magnitude", "layers": []}, "pruning.mine.layers is []: Tuple should have at least 1 item"),
         ({"method": "units", "remove": 0}, "pruning.mine.remove is 0: Input should be greater than or equal to 1"),
         ({"method": "combine", "parts": [CHANNELS]}, "pruning.mine.parts"),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from stages import InputError
-from stages.bit import network, pruning, training
+from stages.bit import channels, network, pruning, training
 from stages.bit.hyperrule import Recipe
 from stages.bit.model import HEAD, ROOT, fold, untrained, with_head
 from stages.params import NM, Channels, Combine, Int8, Magnitude, Scheme, Units
@@ -48,6 +48,10 @@ def no_batches():
     raise AssertionError("this needs no images")
 
 
+def recovered(bit, how, fit):
+    return pruning.recover(bit, pruning.prune(bit, how, batches), how, batches, fit)
+
+
 def shares_of_zeros(bit):
     return {name: float(np.mean(kernel == 0)) for name, kernel in bit.kernels.items()}
 
@@ -63,7 +67,7 @@ def logits(bit, count=3):
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9])
 def test_magnitude_without_steps_zeros_the_smallest_at_once(bit, sparsity):
-    pruned = pruning.prune(bit, Magnitude(method="magnitude", sparsity=sparsity), no_batches, fit=None)
+    pruned = pruning.prune(bit, Magnitude(method="magnitude", sparsity=sparsity), no_batches)
     assert pruned.architecture == bit.architecture
     for name, value in bit.weights.items():
         if name in DENSE or not name.endswith("/kernel"):
@@ -80,12 +84,8 @@ def test_magnitude_without_steps_zeros_the_smallest_at_once(bit, sparsity):
 )
 def test_magnitude_with_steps_ends_at_the_sparsity_asked_for(bit, sparsity, steps, schedule):
     square = bit.with_weights(bit.weights, image_size=(16, 16))
-    pruned = pruning.prune(
-        square,
-        Magnitude(method="magnitude", sparsity=sparsity, steps=steps, schedule=schedule),
-        no_batches,
-        fit_of(steps),
-    )
+    how = Magnitude(method="magnitude", sparsity=sparsity, steps=steps, schedule=schedule)
+    pruned = recovered(square, how, fit_of(steps))
     shares = shares_of_zeros(pruned)
     assert shares == pytest.approx({name: 0 if name in DENSE else sparsity for name in shares}, abs=0.01)
     # It has learnt: the dense weights, and those that are left.
@@ -99,15 +99,15 @@ def test_zeros_stay_whatever_training_does_last(bit):
         for variable in model.trainable_variables:
             variable.assign_add(np.ones(variable.shape))
 
-    shares = shares_of_zeros(pruning.prune(bit, Magnitude(method="magnitude", sparsity=0.5, steps=1), no_batches, fit))
+    shares = shares_of_zeros(recovered(bit, Magnitude(method="magnitude", sparsity=0.5, steps=1), fit))
     assert shares == pytest.approx({name: 0 if name in DENSE else 0.5 for name in shares}, abs=0.01)
 
 
 # Channels
 
 
-def cut(bit, keep, **how):
-    return pruning.prune(bit, Channels(method="channels", keep=keep, **how), batches, fit=None)
+def cut(bit, keep, importance="norm", **how):
+    return pruning.prune(bit, Channels(method="channels", keep=keep, importance=importance, **how), batches)
 
 
 def test_norm_importance_by_hand(bit):
@@ -119,20 +119,21 @@ def test_norm_importance_by_hand(bit):
     gamma = np.ones(16, np.float32)
     gamma[2:6] = -4, 2, 0, 3
     changes = {f"{unit}/b/standardized_conv2d/kernel": reader, f"{unit}/b/group_norm/gamma": gamma}
-    score = pruning.norms(bit.with_weights(bit.weights | changes))[f"{unit}/b/group_norm"]
+    score = channels.norms(bit.with_weights(bit.weights | changes))[f"{unit}/b/group_norm"]
     # Of three groups of two: 5^2 + 1^2, 8^2 + 4^2, 0 + 3^2.
     assert score == pytest.approx(np.array([26, 80, 9, 0, 0, 0, 0, 0]) / 115)
 
 
-def loss_of(bit, pixels, targets):
+def losses_of(bit, pixels, targets):
+    """Cross-entropy of each image."""
     exponentials = np.exp(network.build(bit)(pixels).numpy().astype(np.float64))
-    return -np.mean(np.sum(targets * np.log(exponentials / exponentials.sum(1, keepdims=True)), axis=1))
+    return -np.sum(targets * np.log(exponentials / exponentials.sum(1, keepdims=True)), axis=1)
 
 
 def test_taylor_importance_foretells_the_loss_of_a_weaker_group(bit):
-    found = pruning.taylor(bit, list(batches())[:1])
+    found = channels.taylor(bit, batches())
     assert set(found) == {f"{unit}/{norm}/group_norm" for unit in UNITS for norm in "bc"}
-    ((pixels, targets), _) = batches()
+    pixels, targets = (np.concatenate(parts) for parts in zip(*batches(), strict=True))
     for norm, group in ((f"{UNITS[0]}/b/group_norm", 3), (f"{UNITS[1]}/c/group_norm", 0)):
         losses = []
         for step in (-0.002, 0.002):
@@ -140,9 +141,18 @@ def test_taylor_importance_foretells_the_loss_of_a_weaker_group(bit):
             for name in ("gamma", "beta"):
                 weights[f"{norm}/{name}"] = weights[f"{norm}/{name}"].copy()
                 weights[f"{norm}/{name}"][2 * group : 2 * group + 2] *= 1 + step
-            losses.append(loss_of(bit.with_weights(weights), pixels, targets))
-        slope = (losses[1] - losses[0]) / 0.004
-        assert found[norm][group] == pytest.approx(slope**2, rel=0.1)
+            losses.append(losses_of(bit.with_weights(weights), pixels, targets))
+        slopes = (losses[1] - losses[0]) / 0.004
+        assert found[norm][group] == pytest.approx(np.mean(slopes**2), rel=0.1)
+
+
+def test_loss_without_groups_is_that_of_the_model_without_them(bit):
+    scores = channels.norms(bit)
+    loss = channels.loss_of(bit, list(batches()))
+    pixels, targets = (np.concatenate(parts) for parts in zip(*batches(), strict=True))
+    for keep in (0.25, 1.0, 0.5):
+        expected = np.mean(losses_of(cut(bit, keep), pixels, targets))
+        assert loss(channels.evenly(bit, scores, keep)) == pytest.approx(expected, rel=1e-4)
 
 
 def macs_share(some, other):
@@ -153,26 +163,74 @@ def macs_share(some, other):
 @pytest.mark.parametrize("importance", ["norm", "taylor"])
 @pytest.mark.parametrize("target", [0.8, 0.45])
 def test_target_is_met_with_no_group_too_many(bit, importance, target):
-    how = {"keep": None, "target_macs": target, "importance": importance}
-    smaller = cut(bit, **how)
+    smaller = cut(bit, keep=None, target_macs=target, importance=importance)
     assert 0.9 * target < macs_share(smaller, bit) <= target
-    counts = {norm: smaller.groups(norm) for norm in pruning.inner_norms(bit)}
-    assert len(set(counts.values())) > 1  # not one share for all
-    assert min(counts.values()) >= 1
     fewer = cut(bit, keep=None, target_parameters=target, importance=importance)
     assert (
         0.9 * target < sum(k.size for k in fewer.kernels.values()) / sum(k.size for k in bit.kernels.values()) <= target
     )
 
 
+def test_shares_follow_from_importance_where_that_lowers_the_loss(bit):
+    """A norm that gives nothing is cut more than the others, and one share for all is taken where nothing is better."""
+    idle = f"{UNITS[1]}/c/group_norm"
+    weights = bit.weights | {f"{idle}/{name}": np.zeros(16, np.float32) for name in ("gamma", "beta")}
+    uneven = bit.with_weights(weights)
+    scores = channels.norms(bit) | {idle: np.zeros(8)}
+    images = [(pixels, answers(uneven, pixels)) for pixels, _ in batches()]
+    loss = channels.loss_of(uneven, images)
+    kept = channels.within(uneven, scores, 0.6, True, loss)
+    counts = {norm: len(groups) for norm, groups in kept.items()}
+    assert counts[idle] == min(counts.values()) < max(counts.values())
+    assert loss(kept) < loss(channels.within(uneven, scores, 0.6, True, lambda each: abs(spread(each))))
+    assert spread(channels.within(uneven, scores, 0.6, True, spread)) <= 1
+
+
+def answers(bit, pixels):
+    """What the whole model says of the images, so that every change raises the loss."""
+    exponentials = np.exp(network.build(bit)(pixels).numpy())
+    return exponentials / exponentials.sum(1, keepdims=True)
+
+
+def spread(kept):
+    return max(map(len, kept.values())) - min(map(len, kept.values()))
+
+
 def test_target_out_of_reach_names_what_is_in_reach(bit):
     with pytest.raises(InputError, match=r"target_macs is 0.01, but channels can't bring it below 0\.\d+") as error:
         cut(bit, keep=None, target_macs=0.01)
     reachable = float(str(error.value).rsplit(" ", 1)[1])
-    assert macs_share(cut(bit, keep=0.001), bit) == pytest.approx(reachable, abs=1e-3)
+    assert macs_share(cut(bit, keep=1 / 8), bit) == pytest.approx(reachable, abs=1e-3)
 
 
-@pytest.mark.parametrize(("keep", "groups"), [(0.5, 4), (0.25, 2), (0.8, 6), (0.01, 1)])
+def test_keep_that_leaves_a_layer_nothing_is_refused(bit):
+    with pytest.raises(InputError, match=rf"keep is 0.06, which leaves none of the 8 groups of {UNITS[0]}/b/group_nor"):
+        cut(bit, 0.06)
+
+
+@pytest.mark.parametrize(("target", "expected"), [(0.45, 0.4), (0.2, 0.2), (0.9, 0.8), (0.799, 0.6)])
+def test_largest_that_is_fast_enough(target, expected):
+    tried = []
+
+    def latency_of(share):
+        tried.append(share)
+        return share
+
+    found = channels.fast_enough(lambda share: share, [0.2, 0.4, 0.6, 0.8], target, latency_of)
+    assert found == expected and len(tried) <= 3
+
+
+def test_latency_is_a_target(bit, monkeypatch):
+    monkeypatch.setattr(channels, "latency_share", lambda smaller, other, scratch: macs_share(smaller, other) ** 0.5)
+    assert 0.6**2 - 0.1 < macs_share(cut(bit, keep=None, target_latency=0.6), bit) <= 0.6**2
+
+
+def test_latency_out_of_reach_names_what_is_in_reach(bit):
+    with pytest.raises(InputError, match=r"target_latency is 0.01, .* below \d\.\d\d on this machine"):
+        cut(bit, keep=None, target_latency=0.01)
+
+
+@pytest.mark.parametrize(("keep", "groups"), [(0.5, 4), (0.25, 2), (0.8, 6), (0.13, 1)])
 def test_channels_leave_whole_groups(bit, keep, groups):
     smaller = cut(bit, keep)
     inner = 2 * groups
@@ -191,7 +249,7 @@ def test_channels_leave_whole_groups(bit, keep, groups):
 
 
 @pytest.mark.parametrize(
-    "how", [{"keep": 0.5}, {"keep": 0.01}, {"keep": 0.5, "importance": "taylor"}, {"keep": None, "target_macs": 0.6}]
+    "how", [{"keep": 0.5}, {"keep": 0.13}, {"keep": 0.5, "importance": "taylor"}, {"keep": None, "target_macs": 0.6}]
 )
 def test_smaller_model_is_the_full_one_without_what_the_removed_groups_give(bit, how):
     smaller = cut(bit, **how)
@@ -226,11 +284,11 @@ def test_channels_of_a_pruned_model(bit):
 def test_channels_recover(bit):
     square = bit.with_weights(bit.weights, image_size=(16, 16))
     smaller = cut(square, 0.5)
-    untouched = pruning.prune(square, Channels(method="channels", keep=0.5, steps=0), no_batches, fit_of(0))
+    untouched = recovered(square, Channels(method="channels", keep=0.5, importance="norm", steps=0), fit_of(0))
     assert all(np.array_equal(untouched.weights[name], value) for name, value in smaller.weights.items())
-    recovered = pruning.prune(square, Channels(method="channels", keep=0.5, steps=2), no_batches, fit_of(2))
-    assert {n: w.shape for n, w in recovered.weights.items()} == {n: w.shape for n, w in smaller.weights.items()}
-    assert not any(np.array_equal(recovered.weights[name], value) for name, value in smaller.weights.items())
+    trained = recovered(square, Channels(method="channels", keep=0.5, importance="norm", steps=2), fit_of(2))
+    assert {n: w.shape for n, w in trained.weights.items()} == {n: w.shape for n, w in smaller.weights.items()}
+    assert not any(np.array_equal(trained.weights[name], value) for name, value in smaller.weights.items())
 
 
 # Patterns of zeros
@@ -246,7 +304,7 @@ def blocks(kernel, of):
 def test_n_m_leaves_so_many_of_every_run(bit, zeros, of, steps):
     square = bit.with_weights(bit.weights, image_size=(16, 16))
     how = NM(method="n_m", zeros=zeros, of=of, steps=steps)
-    pruned = pruning.prune(square, how, no_batches, fit_of(steps))
+    pruned = recovered(square, how, fit_of(steps))
     for name, kernel in pruned.kernels.items():
         found = np.sum(blocks(kernel, of) == 0, axis=1) if name not in DENSE else np.array([])
         assert np.all(found == zeros)
@@ -257,12 +315,12 @@ def test_n_m_leaves_so_many_of_every_run(bit, zeros, of, steps):
 
 def test_n_m_that_does_not_divide_is_refused(bit):
     with pytest.raises(InputError, match=r"5 of 7 weights can't be zero in resnet/\S+, which has \d+ inputs"):
-        pruning.prune(bit, NM(method="n_m", zeros=5, of=7), no_batches, fit=None)
+        pruning.prune(bit, NM(method="n_m", zeros=5, of=7), no_batches)
 
 
 def test_layers_choose_what_is_pruned(bit):
     how = Magnitude(method="magnitude", sparsity=0.5, layers=["resnet/block1/unit01/b/*", "*/head/*"])
-    shares = shares_of_zeros(pruning.prune(bit, how, no_batches, fit=None))
+    shares = shares_of_zeros(pruning.prune(bit, how, no_batches))
     chosen = {f"{UNITS[0]}/b/standardized_conv2d/kernel", f"{HEAD}/kernel"}
     assert shares == pytest.approx({name: 0.5 if name in chosen else 0 for name in shares}, abs=0.02)
 
@@ -270,7 +328,7 @@ def test_layers_choose_what_is_pruned(bit):
 def test_layer_that_matches_nothing_is_named(bit):
     how = Magnitude(method="magnitude", sparsity=0.5, layers=["*/unit01/*", "resnet/block9/*"])
     with pytest.raises(InputError, match=r"layers has 'resnet/block9/\*', which matches none"):
-        pruning.prune(bit, how, no_batches, fit=None)
+        pruning.prune(bit, how, no_batches)
 
 
 # Units
@@ -286,19 +344,16 @@ def test_unit_without_effect_goes_first():
     bit = fold(fresh.with_weights({name: value.astype(np.float32) for name, value in weights.items()}))
 
     def own_answers():
-        """Images with what the whole model says of them, so that every change raises the loss."""
-        for pixels, _ in batches():
-            exponentials = np.exp(network.build(bit)(pixels).numpy())
-            yield pixels, exponentials / exponentials.sum(1, keepdims=True)
+        return ((pixels, answers(bit, pixels)) for pixels, _ in batches())
 
-    smaller = pruning.prune(bit, Units(method="units", remove=1), own_answers, fit=None)
+    smaller = pruning.prune(bit, Units(method="units", remove=1), own_answers)
     assert {unit.prefix for unit in bit.units} - {unit.prefix for unit in smaller.units} == {idle}
     assert logits(smaller) == pytest.approx(logits(bit), rel=1e-4, abs=1e-4)
     assert smaller.macs < bit.macs
-    fewest = pruning.prune(bit, Units(method="units", remove=3), batches, fit=None)
+    fewest = pruning.prune(bit, Units(method="units", remove=3), batches)
     assert [unit.prefix[-13:] for unit in fewest.units] == ["block1/unit01", "block2/unit01"]
     with pytest.raises(InputError, match="remove is 4, but only 3 units have an identity shortcut"):
-        pruning.prune(bit, Units(method="units", remove=4), batches, fit=None)
+        pruning.prune(bit, Units(method="units", remove=4), batches)
 
 
 # Combination
@@ -306,15 +361,18 @@ def test_unit_without_effect_goes_first():
 
 def test_parts_follow_each_other(bit):
     square = bit.with_weights(bit.weights, image_size=(16, 16))
-    parts = [Channels(method="channels", keep=0.5, steps=2), Magnitude(method="magnitude", sparsity=0.6, steps=3)]
-    recovered = []
+    parts = [
+        Channels(method="channels", keep=0.5, importance="norm", steps=2),
+        Magnitude(method="magnitude", sparsity=0.6, steps=3),
+    ]
+    trained = []
 
     def fit(model, how):
-        recovered.append(how.method)
+        trained.append(how.method)
         fit_of(how.steps)(model, how)
 
-    both = pruning.prune(square, Combine(method="combine", parts=parts), no_batches, fit)
-    assert recovered == ["channels", "magnitude"]
+    both = recovered(square, Combine(method="combine", parts=parts), fit)
+    assert trained == ["channels", "magnitude"]
     assert both.macs == cut(square, 0.5).macs
     shares = shares_of_zeros(both)
     assert shares == pytest.approx({name: 0 if name in DENSE else 0.6 for name in shares}, abs=0.01)
@@ -329,7 +387,7 @@ def test_parts_follow_each_other(bit):
     ids=lambda how: how.scheme,
 )
 def test_sparsity_survives_conversion(bit, scheme, tmp_path):
-    pruned = pruning.prune(bit, Magnitude(method="magnitude", sparsity=0.8), no_batches, fit=None)
+    pruned = pruning.prune(bit, Magnitude(method="magnitude", sparsity=0.8), no_batches)
     calibration = np.random.default_rng(4).integers(256, size=(4, 16, 12, 3), dtype=np.uint8)
     (tmp_path / "model.tflite").write_bytes(conversion.convert(pruned, scheme, calibration))
     found = runtime.sparsity(tmp_path / "model.tflite")
@@ -339,3 +397,32 @@ def test_sparsity_survives_conversion(bit, scheme, tmp_path):
         # Of the dense fifth, integers round what is below half a step of about 1/127 of the largest to zero.
         assert pruned.sparsity <= found < pruned.sparsity + 0.02
     assert found > 0.7
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """BiT-R50x1 as narrow and shallow as it can be: four blocks, the root with its pool. Pruned by half."""
+    bare = untrained("narrow", filters=8, units=(2, 1, 1, 2), groups=4, root=7, pool=True, image_size=(64, 64), seed=0)
+    fresh = with_head(bare, ("a", "b", "c"), (64, 64))
+    random = np.random.default_rng(6)
+    head = random.standard_normal(fresh.weights[f"{HEAD}/kernel"].shape).astype(np.float32)
+    whole = fold(fresh.with_weights(fresh.weights | {f"{HEAD}/kernel": head}))
+    images = random.integers(256, size=(8, 64, 64, 3)).astype(np.float32), np.eye(3, dtype=np.float32)[np.arange(8) % 3]
+    return whole, pruning.prune(whole, Channels(method="channels", keep=0.5), lambda: [images])
+
+
+@pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int8"])
+def test_pruned_bit_of_many_blocks_converts(narrow, scheme, tmp_path):
+    whole, smaller = narrow
+    assert [unit.prefix for unit in smaller.units] == [unit.prefix for unit in whole.units]
+    assert smaller.macs < 0.7 * whole.macs
+    pixels = np.random.default_rng(7).integers(256, size=(8, 64, 64, 3), dtype=np.uint8)
+    how = Int8(scheme=scheme) if scheme == "int8" else Scheme(scheme=scheme)
+    (tmp_path / "model.tflite").write_bytes(conversion.convert(smaller, how, pixels))
+    found = runtime.Classifier(tmp_path / "model.tflite").logits(pixels)
+    expected = network.build(smaller)(pixels.astype(np.float32)).numpy()
+    # A random network with two channels a group magnifies what integers round off.
+    tolerance = 1e-3 if scheme == "float32" else 0.01 if scheme == "float16" else 0.2
+    assert np.abs(found - expected).mean() < tolerance * np.abs(expected).mean()
+    unpruned = network.build(whole)(pixels.astype(np.float32)).numpy()
+    assert np.abs(unpruned - expected).mean() > 0.2 * np.abs(expected).mean()

@@ -4,10 +4,11 @@ Kolesnikov et al., arXiv:1912.11370, section 3.3; `bit_hyperrule.py` of google-r
 """
 
 from dataclasses import dataclass
+from math import cos, pi
 
 import numpy as np
 
-from stages.params import Finetune
+from stages.params import Combine, Finetune, Pruning
 
 BATCH_SIZE = 512
 MOMENTUM = 0.9
@@ -15,7 +16,10 @@ MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run. Sizes are sides of squares in pixels; `resize` is what `image_size` is cropped from."""
+    """A training run. Sizes are sides of squares in pixels; `resize` is what `image_size` is cropped from.
+
+    After `warmup` the learning rate is a tenth after each of `decays`, or, if `cosine`, falls to 0 as half a cosine.
+    """
 
     steps: int
     batch_size: int
@@ -24,6 +28,7 @@ class Recipe:
     image_size: int
     warmup: int
     decays: tuple[int, ...]
+    cosine: bool = False
     mixup: float = 0.0
     flip: bool = False
     weight_decay: float = 0.0
@@ -86,13 +91,23 @@ def recipe(params: Finetune, *, image_area: int, examples: int) -> Recipe:
     )
 
 
+def recovery(how: Pruning, examples: int) -> Pruning:
+    """`how` with `auto` steps of recovery as a number: three tenths of the rule's, so larger data sets get more."""
+    if isinstance(how, Combine):
+        return how.model_copy(update={"parts": tuple(recovery(part, examples) for part in how.parts)})
+    return how.model_copy(update={"steps": _or(how.steps, schedule(examples)[2] * 3 // 10)})
+
+
 def learning_rate(step: int, run: Recipe) -> float:
     """The rate of `step`, counted from 0: a linear warm-up to the peak, then a tenth after every decay.
 
-    The published schedule without its own step 0, whose rate is 0.
+    The published schedule without its own step 0, whose rate is 0. A run with `cosine` falls after the warm-up as
+    Loshchilov & Hutter, arXiv:1608.03983, do.
     """
     if step < run.warmup:
         return run.learning_rate * (step + 1) / run.warmup
+    if run.cosine:
+        return run.learning_rate * (1 + cos(pi * (step - run.warmup) / (run.steps - run.warmup))) / 2
     return run.learning_rate / 10 ** sum(step >= decay for decay in run.decays)
 
 
