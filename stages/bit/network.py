@@ -106,17 +106,15 @@ def build(bit: Bit, norm: type[GroupNorm] = GroupNorm, packed_root: bool = False
     conv_type = StdConv2D if bit.architecture.standardized else layers.Conv2D
     weights = bit.weights | ({f"{ROOT}/kernel": pack(bit.weights[f"{ROOT}/kernel"])} if packed_root else {})
 
-    def pad(inputs, path, side):
-        """Zeros as BiT has them around a window of odd `side` and stride 2, but for those that no window reaches."""
-        around = [(side // 2, side // 2 - (size + 1) % 2) for size in inputs.shape[1:3]]
-        return layers.ZeroPadding2D(around, name=f"{path}/pad")(inputs)
+    def pad(inputs, path, before, after):
+        return layers.ZeroPadding2D(((before, after), (before, after)), name=f"{path}/pad")(inputs)
 
     def conv(inputs, path, stride=1):
         side, _, _, filters = weights[f"{path}/kernel"].shape
         padding = "same"
         # Strides let TF pad an even image at the bottom and right first, BiT pads all four sides.
         if stride > 1 and side > 1 and any(size % 2 == 0 for size in inputs.shape[1:3]):
-            inputs, padding = pad(inputs, path, side), "valid"
+            inputs, padding = pad(inputs, path, side // 2, side // 2), "valid"
         return conv_type(filters, side, stride, padding, use_bias=False, name=path)(inputs)
 
     def norm_relu(inputs, path):
@@ -128,13 +126,12 @@ def build(bit: Bit, norm: type[GroupNorm] = GroupNorm, packed_root: bool = False
     if packed_root:
         side, _, _, filters = weights[f"{ROOT}/kernel"].shape
         x = layers.Lambda(lambda pixels: tf.nn.space_to_depth(pixels, ROOT_STRIDE), name=f"{ROOT}/pack")(x)
-        around = (side // 2, side - 1 - side // 2)
-        x = layers.ZeroPadding2D((around, around), name=f"{ROOT}/pad")(x)
+        x = pad(x, ROOT, side // 2, side - 1 - side // 2)
         x = conv_type(filters, side, use_bias=False, name=ROOT)(x)
     else:
         x = conv(x, ROOT, ROOT_STRIDE)
     if bit.architecture.pool:
-        x = pad(x, "resnet/root_block", 3)
+        x = pad(x, "resnet/root_block", 1, 1)
         x = layers.MaxPooling2D(3, 2, name="resnet/root_block/pool")(x)
     for unit in bit.units:
         preactivated = norm_relu(x, f"{unit.prefix}/a/group_norm")

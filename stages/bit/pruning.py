@@ -1,7 +1,6 @@
 """Pruning of a folded BiT: weights to zero (magnitude, n_m), or channels and units away for real (channels, units)."""
 
 from collections.abc import Callable
-from fnmatch import fnmatch
 
 import numpy as np
 import tensorflow as tf
@@ -108,13 +107,9 @@ def prunable(bit: Bit, patterns: tuple[str, ...] | None) -> set[str]:
 
     Raises InputError naming a pattern that matches nothing.
     """
-    layers = [layer for layer, _ in bit.output_sizes()]
     if patterns is None:
-        return set(layers) - {ROOT, HEAD}
-    for pattern in patterns:
-        if not any(fnmatch(layer, pattern) for layer in layers):
-            raise InputError(f"layers has {pattern!r}, which matches none of BiT's convolutions, such as {layers[1]}")
-    return {layer for layer in layers if any(fnmatch(layer, pattern) for pattern in patterns)}
+        return {layer for layer, _ in bit.output_sizes()} - {ROOT, HEAD}
+    return set(bit.matching(patterns, "layers"))
 
 
 # Units
