@@ -148,7 +148,13 @@ def r50x1() -> model.Bit:
 
 
 def floor(bit: model.Bit, scheme: str, images: np.ndarray) -> bytes:
-    """The file of `bit` as if its norms were of constants."""
+    """The file of `bit` as if its norms were of constants.
+
+    Kernels of unit gain, so that activations stay in range without a norm.
+    """
+    bit = model.fold(bit)
+    kernels = {name: kernel / np.sqrt(np.prod(kernel.shape[:3])) for name, kernel in bit.kernels.items()}
+    bit = bit.with_weights(bit.weights | {name: kernel.astype(np.float32) for name, kernel in kernels.items()})
     lowered = network.PerChannelGroupNorm
     network.PerChannelGroupNorm = FrozenNorm
     try:
