@@ -26,10 +26,14 @@ from stages import finetune, prune, scores
 from stages.artifacts import FINETUNED
 from stages.bit import hyperrule, model, network, pruning, training
 from stages.images import dataset
-from stages.params import Channels, Int8, Magnitude, Scheme, load
+from stages.params import Channels, Int8, Magnitude, Mixed, Scheme, load
 from stages.tflite import conversion, latency, runtime
 
-SCHEMES = (*(Scheme(scheme=name) for name in ("float32", "float16", "dynamic")), Int8(scheme="int8"))
+SCHEMES = (
+    *(Scheme(scheme=name) for name in ("float32", "float16", "dynamic", "int4")),
+    *(Int8(scheme=name) for name in ("int8", "int16x8")),
+    Mixed(scheme="int8_mixed"),
+)
 FAST = {"method": "channels", "learning_rate": 0.01}
 
 
