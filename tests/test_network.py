@@ -32,6 +32,11 @@ def pixels_of(bit, count=2):
     return np.random.default_rng(9).integers(256, size=(count, *bit.architecture.image_size, 3)).astype(np.float32)
 
 
+def one_by_one(function, images):
+    """Outputs of what takes one image at a time, as the lowered network does."""
+    return np.concatenate([function(image[None]).numpy() for image in images])
+
+
 def assert_close(actual, expected, tolerance=1e-4):
     assert actual.shape == expected.shape
     assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
@@ -197,8 +202,8 @@ def test_lowered_and_folded_networks_are_the_same_function(shape):
     pixels = pixels_of(bit)
     expected = network.build(bit)(pixels).numpy()
     assert_close(network.build(fold(bit))(pixels).numpy(), expected)
-    assert_close(network.build(bit, network.PerChannelGroupNorm)(pixels).numpy(), expected)
-    assert_close(network.build(fold(bit), network.PerChannelGroupNorm)(pixels).numpy(), expected)
+    for lowered in (bit, fold(bit)):
+        assert_close(one_by_one(network.build(lowered, network.PerChannelGroupNorm), pixels), expected)
 
 
 @pytest.mark.parametrize("root", [3, 5, 7])
@@ -209,7 +214,7 @@ def test_packed_root_is_the_same_function(root, image_size):
     expected = network.build(bit)(pixels).numpy()
     packed = network.build(bit, network.PerChannelGroupNorm, packed_root=True)
     assert packed.get_layer(ROOT).kernel.shape[2] == 4 * 3
-    assert_close(packed(pixels).numpy(), expected)
+    assert_close(one_by_one(packed, pixels), expected)
 
 
 def test_folded_network_is_of_plain_convolutions():
@@ -238,10 +243,10 @@ def test_group_norm(norm, groups, scale):
     random = np.random.default_rng(groups)
     inputs = (scale * random.normal(random.normal(size=24), 1, (3, 5, 4, 24))).astype(np.float32)
     layer = norm(groups)
-    layer(inputs)
+    layer(inputs[:1])
     gamma, beta = random.normal(1, 0.5, 24), random.normal(size=24)
     layer.set_weights([gamma, beta])
-    assert_close(layer(inputs).numpy(), group_norm(inputs, gamma, beta, groups))
+    assert_close(one_by_one(layer, inputs), group_norm(inputs, gamma, beta, groups))
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -249,7 +254,7 @@ def test_group_norm(norm, groups, scale):
 def test_group_norm_whose_mean_is_ten_deviations(norm, deviation):
     random = np.random.default_rng(0)
     inputs = (deviation * random.normal(10, 1, (3, 9, 7, 24))).astype(np.float32)
-    assert_close(norm(8)(inputs).numpy(), group_norm(inputs, np.ones(24), np.zeros(24), 8))
+    assert_close(one_by_one(norm(8), inputs), group_norm(inputs, np.ones(24), np.zeros(24), 8))
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -257,7 +262,7 @@ def test_group_norm_of_constants_is_finite(norm):
     # E[x^2] - E[x]^2 rounds to less than -epsilon for some of them.
     constants = np.random.default_rng(0).uniform(500, 1500, (32, 1, 1, 1))
     inputs = (constants * np.ones((1, 7, 7, 6))).astype(np.float32)
-    assert np.abs(norm(2)(inputs).numpy()).max() < 1
+    assert np.abs(one_by_one(norm(2), inputs)).max() < 1
 
 
 def test_pixels_are_normalised_to_plus_minus_one():

@@ -66,9 +66,9 @@ class GroupNorm(layers.Layer):
 
 
 class PerChannelGroupNorm(GroupNorm):
-    """The same function for TFLite: moments over a 5-D reshape, the usual form, fall out of XNNPACK, this does not.
+    """The same function of one image, for TFLite: moments over a 5-D reshape, the usual form, fall out of XNNPACK.
 
-    Means of x and of x * x for each channel, averaged within the groups as small [batch, groups, channels] arrays,
+    Means of x and of x * x for each channel, averaged within the groups as small [groups, channels of a group] arrays,
     then one multiply and one add for each channel of the image. benchmarks/conversion.py measures what that costs.
 
     The variance is E[x^2] - E[x]^2, which loses what float32 can't hold of E[x^2] when the mean is large: with a mean
@@ -84,7 +84,17 @@ class PerChannelGroupNorm(GroupNorm):
         return inputs * self._spread(scale) + self._spread(shift)
 
     def _group_mean(self, statistic):
-        return tf.reduce_mean(self._grouped(statistic), axis=2, keepdims=True)
+        return tf.reduce_mean(self._grouped(statistic), axis=1, keepdims=True)
+
+    # Without a dimension for the batch, since XNNPACK takes longer for every dimension more.
+
+    def _grouped(self, channels):
+        """[channels] or [1, channels] as [groups, channels of a group]."""
+        return tf.reshape(channels, [self.groups, channels.shape[-1] // self.groups])
+
+    def _spread(self, grouped):
+        """The inverse of `_grouped`, as [channels]."""
+        return tf.reshape(grouped, [grouped.shape[0] * grouped.shape[1]])
 
 
 @contextmanager
