@@ -1,7 +1,7 @@
 """Measure the conversion: speed against the usual way and against the floor, and what each scheme gets right.
 
-    python benchmarks/conversion.py r50x1 [THREADS]
-    python benchmarks/conversion.py schemes [THREADS]
+    python benchmarks/conversion.py r50x1 [THREADS ...]      default: on 1 thread, then on 2
+    python benchmarks/conversion.py schemes [THREADS ...]    default: on 1 thread
 
 r50x1: files of the same random weights at 224 px, run in turns on one image at a time, seconds and memory to convert:
     usual   a SavedModel as in Google's code (bit_tf2 of google-research/big_transfer), with its GroupNorm over a 5-D
@@ -17,6 +17,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,13 +62,13 @@ class UsualNorm(network.GroupNorm):
         return tf.reshape(grouped, shape) * self.gamma + self.beta
 
 
-def main(what: str, threads: str = "1") -> None:
-    print(f"{threads} threads, batch 1", flush=True)
+def main(what: str, *threads: str) -> None:
+    measure, default = {"r50x1": (speeds, (1, 2)), "schemes": (schemes, (1,))}[what]
     with tempfile.TemporaryDirectory() as scratch:
-        {"r50x1": speeds, "schemes": schemes}[what](Path(scratch), int(threads))
+        measure(Path(scratch), [int(count) for count in threads] or default)
 
 
-def speeds(scratch: Path, threads: int) -> None:
+def speeds(scratch: Path, threads: Sequence[int]) -> None:
     """Print how long R50x1 takes to convert and, against the usual way and the floor, to run."""
     bit = r50x1()
     images = np.random.default_rng(1).integers(256, size=(256, *SIZE, 3), dtype=np.uint8)
@@ -81,19 +82,20 @@ def speeds(scratch: Path, threads: int) -> None:
         files[scheme, "usual"] = usual(bit, scheme, images[:8])
         files[scheme, "floor"] = floor(bit, scheme, images[:8])
     del files[SLOW, "ours"]  # minutes for a few images
-    times = in_turns(written(files, scratch), SIZE, threads)
-    columns = "usual ms", "ours ms", "floor ms", "usual/ours", "ours/floor", "to dynamic"
-    print(" " * 10 + "".join(f"{column:>12}" for column in columns))
-    for scheme in SCHEMES:
-        usual_, ours, floor_ = (times.get((scheme, way)) for way in ("usual", "ours", "floor"))
-        print(
-            f"{scheme:10}{least(usual_)}{least(ours)}{least(floor_)}{ratio(usual_, ours)}{ratio(ours, floor_)}"
-            f"{ratio(ours, times['dynamic', 'ours'])}",
-            flush=True,
-        )
+    paths = written(files, scratch)
+    for count in threads:
+        times = in_turns(paths, SIZE, count)
+        head(count, "usual ms", "ours ms", "floor ms", "usual/ours", "ours/floor", "to dynamic")
+        for scheme in SCHEMES:
+            usual_, ours, floor_ = (times.get((scheme, way)) for way in ("usual", "ours", "floor"))
+            print(
+                f"{scheme:10}{least(usual_)}{least(ours)}{least(floor_)}{ratio(usual_, ours)}{ratio(ours, floor_)}"
+                f"{ratio(ours, times['dynamic', 'ours'])}",
+                flush=True,
+            )
 
 
-def schemes(scratch: Path, threads: int) -> None:
+def schemes(scratch: Path, threads: Sequence[int]) -> None:
     """Print what each scheme makes of the fine-tuned model of this checkout."""
     bit = model.load(FINETUNED)
     size = bit.architecture.image_size
@@ -105,20 +107,25 @@ def schemes(scratch: Path, threads: int) -> None:
         chosen = conversion.drawn(train_labels, dataset.labels(), how) if isinstance(how, Calibrated) else []
         files[scheme] = conversion.convert(bit, how, train[chosen])
     paths = written(files, scratch)
-    times = in_turns(paths, size, threads)
-    columns = "images", "accuracy", "agreement", "bytes", "ms", "to dynamic"
-    print(" " * 10 + "".join(f"{column:>12}" for column in columns))
+    print(" " * 10 + "".join(f"{column:>12}" for column in ("images", "accuracy", "agreement", "bytes")))
     for scheme, path in paths.items():
         count = min(len(labels), 1000) if scheme == SLOW else len(labels)
         logits = runtime.Classifier(path).logits(test[:count])
         if scheme == "float32":
             expected = logits.argmax(1)
         agreement = np.mean(logits.argmax(1) == expected[:count])
-        print(
-            f"{scheme:10}{count:12}{scores.accuracy(logits, labels[:count]):12.4f}{agreement:12.4f}"
-            f"{path.stat().st_size:12}{least(times[scheme])}{ratio(times[scheme], times['dynamic'])}",
-            flush=True,
-        )
+        accuracy = scores.accuracy(logits, labels[:count])
+        print(f"{scheme:10}{count:12}{accuracy:12.4f}{agreement:12.4f}{path.stat().st_size:12}", flush=True)
+    for count in threads:
+        times = in_turns(paths, size, count)
+        head(count, "ms", "to dynamic")
+        for scheme in SCHEMES:
+            print(f"{scheme:10}{least(times[scheme])}{ratio(times[scheme], times['dynamic'])}", flush=True)
+
+
+def head(threads: int, *columns: str) -> None:
+    title = f"{threads} thread{'s' if threads > 1 else ''}"
+    print(f"{title:10}" + "".join(f"{column:>12}" for column in columns))
 
 
 def least(times: np.ndarray | None) -> str:
