@@ -254,8 +254,12 @@ def test_sparsity_of_int4_counts_no_padding(shape, tmp_path):
     halves = np.append(values, np.zeros(len(values) % 2, np.uint8))
     packed = halves[::2] | halves[1::2] << 4
     tensor = schema.TensorT(shape=np.array(shape, np.int32), type=schema.TensorType.INT4, buffer=1, name=b"kernel")
-    graph, buffers = schema.SubGraphT(tensors=[tensor], operators=[]), [schema.BufferT(), schema.BufferT(data=packed)]
-    file = schema.ModelT(version=3, subgraphs=[graph], buffers=buffers)
+    dense = schema.BuiltinOperator.FULLY_CONNECTED
+    code = schema.OperatorCodeT(deprecatedBuiltinCode=dense, builtinCode=dense, version=1)
+    operator = schema.OperatorT(inputs=[1, 0], outputs=[2])
+    graph = schema.SubGraphT(tensors=[tensor, schema.TensorT(), schema.TensorT()], operators=[operator])
+    buffers = [schema.BufferT(), schema.BufferT(data=packed)]
+    file = schema.ModelT(version=3, operatorCodes=[code], subgraphs=[graph], buffers=buffers)
     builder = flatbuffers.Builder()
     builder.Finish(file.Pack(builder), b"TFL3")
     (tmp_path / "model").write_bytes(builder.Output())

@@ -48,16 +48,20 @@ class Classifier:
 
 
 def sparsity(path: Path) -> float:
-    """Share of zeros in the kernels of a .tflite file: its constants of four dimensions (convolutions) or two."""
+    """Share of zeros in the kernels of a .tflite file's convolutions, which are dense layers where they can be."""
     model = flatbuffer_utils.read_model(str(path))
+    graph = model.subgraphs[0]
+    maker = {number: operator for operator in graph.operators for number in operator.outputs}
     zeros = total = 0
-    for tensor in model.subgraphs[0].tensors:
-        data, kind = model.buffers[tensor.buffer].data, flatbuffer_utils.type_to_name(tensor.type).lower()
-        shape = () if tensor.shape is None else tuple(tensor.shape)  # of a scalar there is none
-        if data is not None and len(shape) in (2, 4) and kind in ("float32", "float16", "int8", "int4"):
-            # Two int4 share a byte, the last of an odd number with padding.
-            held = np.asarray(data, np.uint8)
-            values = np.stack([held & 15, held >> 4], axis=1).ravel() if kind == "int4" else held.view(kind)
-            size = math.prod(shape)
-            zeros, total = zeros + size - int(np.count_nonzero(values[:size])), total + size
+    for operator in graph.operators:
+        if flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) not in ("CONV_2D", "FULLY_CONNECTED"):
+            continue
+        kernel = graph.tensors[operator.inputs[1]]
+        if model.buffers[kernel.buffer].data is None:  # float16, made float32 by an operator
+            kernel = graph.tensors[maker[operator.inputs[1]].inputs[0]]
+        held = np.asarray(model.buffers[kernel.buffer].data, np.uint8)
+        kind, size = flatbuffer_utils.type_to_name(kernel.type).lower(), math.prod(kernel.shape)
+        # Two int4 share a byte, the last of an odd number with padding.
+        values = np.stack([held & 15, held >> 4], axis=1).ravel() if kind == "int4" else held.view(kind)
+        zeros, total = zeros + size - int(np.count_nonzero(values[:size])), total + size
     return zeros / total
