@@ -4,9 +4,10 @@
     python benchmarks/pruning.py r50x1
 
 Run after `dvc repro`, on whatever data set that was for. Recovers each for STEPS (default auto) steps and prints
-accuracy on test at once and recovered, and multiply-adds as a share of the dense model's; then latency, measured in
-turns in one run, zeros in the files and their size once compressed. With r50x1: seconds and memory that pruning a
-BiT-R50x1 of random weights at 224 px takes, and whether it converts in each scheme.
+accuracy on test at once and recovered, that on validation, which choices are made by, and multiply-adds as a share of
+the dense model's; then latency, measured in turns in one run, zeros in the files and their size once compressed. With
+r50x1: seconds and memory that pruning a BiT-R50x1 of random weights at 224 px takes, and whether it converts in each
+scheme.
 """
 
 import gzip
@@ -43,11 +44,11 @@ def main(steps: str = "auto") -> None:
     dense = model.fold(original)
     recipe = finetune.recipe_of(params.finetune)
     train, validation = finetune.images_of(recipe, params.finetune.cache_mb)
-    pixels, labels = dataset.read("test", dense.architecture.image_size)
+    test = training.Images(*dataset.read("test", dense.architecture.image_size))
     batches = partial(prune.sampled, train, recipe, dense, params.seed)
 
-    def accuracy(bit: model.Bit) -> float:
-        return scores.accuracy(training.predict(network.build(bit), pixels), labels)
+    def accuracy(bit: model.Bit, images: training.Images = test) -> float:
+        return scores.accuracy(training.predict(network.build(bit), images.pixels), images.labels)
 
     models = {}
 
@@ -58,11 +59,15 @@ def main(steps: str = "auto") -> None:
         at_once = pruning.prune(dense, how, batches)
         fit = prune.recovery(original, train, validation, params, log=lambda step, values: None)
         models[name] = bit = pruning.recover(dense, at_once, how, batches, fit)
-        shares = f"{accuracy(at_once):8.4f} {accuracy(bit):9.4f} {bit.macs / dense.macs:6.3f}"
+        shares = f"{accuracy(at_once):8.4f} {accuracy(bit):9.4f} {accuracy(bit, validation):10.4f}"
+        shares += f" {bit.macs / dense.macs:6.3f}"
         print(f"{name:36} {shares} {how.steps:6}", flush=True)
 
-    print(f"{'':36} {'at once':>8} {'recovered':>9} {'macs':>6} {'steps':>6}", flush=True)
-    print(f"{'dense':36} {accuracy(dense):8.4f} {accuracy(dense):9.4f} {1:6.3f}", flush=True)
+    print(f"{'':36} {'at once':>8} {'recovered':>9} {'validation':>10} {'macs':>6} {'steps':>6}", flush=True)
+    print(
+        f"{'dense':36} {accuracy(dense):8.4f} {accuracy(dense):9.4f} {accuracy(dense, validation):10.4f} {1:6.3f}",
+        flush=True,
+    )
     for importance in ("taylor", "norm"):
         keep = Channels(keep=0.5, importance=importance, **FAST)
         show(f"keep 0.5, {importance}", keep)
