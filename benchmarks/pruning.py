@@ -64,10 +64,8 @@ def main(steps: str = "auto") -> None:
         print(f"{name:36} {shares} {how.steps:6}", flush=True)
 
     print(f"{'':36} {'at once':>8} {'recovered':>9} {'validation':>10} {'macs':>6} {'steps':>6}", flush=True)
-    print(
-        f"{'dense':36} {accuracy(dense):8.4f} {accuracy(dense):9.4f} {accuracy(dense, validation):10.4f} {1:6.3f}",
-        flush=True,
-    )
+    whole = accuracy(dense)
+    print(f"{'dense':36} {whole:8.4f} {whole:9.4f} {accuracy(dense, validation):10.4f} {1:6.3f}", flush=True)
     for importance in ("taylor", "norm"):
         keep = Channels(keep=0.5, importance=importance, **FAST)
         show(f"keep 0.5, {importance}", keep)

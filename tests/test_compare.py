@@ -433,7 +433,10 @@ def test_report_tells_of_every_variant():
 
 
 def test_report_tells_of_every_layer():
-    columns = {"dense-float32": {"resnet/root/standardized_conv2d": 0.5, "resnet/add": 0.25}, "dense-int8": {"x": 1.0}}
+    columns = {
+        "dense-float32": {"resnet/root_block/standardized_conv2d": 0.5, "resnet/add": 0.25},
+        "dense-int8": {"x": 1.0},
+    }
     told = by_layer(
         shares=layers.shares_table(columns),
         errors=layers.errors_table({"dense-int8": {"resnet/add": 24.0}}),
@@ -446,8 +449,8 @@ def test_report_tells_of_every_layer():
     rows = [[cell.strip() for cell in row] for row in page.rows]
     left = "QUANTIZE from uint8 to int8; ADD of int8, in 2 layers; RSQRT of int8"
     assert ["dense-int8", "60.0 %", "35.0 %", "5.0 %", "50.0 %", left] in rows
-    assert [row for row in rows if row[0] in ("root/conv", "add", "x")] == [
-        ["root/conv", "50.0", ""], ["add", "25.0", ""], ["x", "", "100.0"], ["add", "24"],
+    assert [row for row in rows if row[0] in ("root_block/conv", "add", "x")] == [
+        ["root_block/conv", "50.0", ""], ["add", "25.0", ""], ["x", "", "100.0"], ["add", "24"],
     ]  # fmt: skip
     assert html.count("<details>") == 2  # nothing was pruned
 
