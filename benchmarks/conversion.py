@@ -4,8 +4,8 @@
     python benchmarks/conversion.py schemes [THREADS ...]    default: on 1 thread
 
 r50x1: files of the same random weights at 224 px, run in turns on one image at a time, seconds and memory to convert:
-    usual   a SavedModel as in Google's code (bit_tf2 of google-research/big_transfer), with its GroupNorm over a 5-D
-            reshape and its standardisation in the graph, through TFLiteConverter.from_saved_model
+    usual   a SavedModel as Google publishes it (benchmarks/hub.py), for images of this size, through
+            TFLiteConverter.from_saved_model
     ours    what `convert` makes of them
     floor   ours with the statistics of every GroupNorm frozen, so that a norm is what BatchNorm is on a device: nothing
 schemes: the fine-tuned model of this checkout in every scheme: accuracy on test, agreement with float32, size, latency.
@@ -27,8 +27,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import tensorflow as tf
 from pydantic import TypeAdapter
 
+from benchmarks.hub import HubModule
 from stages import scores
 from stages.artifacts import FINETUNED
+from stages.benchmark import cpu
 from stages.bit import model, network
 from stages.images import dataset
 from stages.params import Calibrated, Quantization
@@ -50,20 +52,9 @@ class FrozenNorm(network.GroupNorm):
         return inputs * self.gamma + self.beta
 
 
-class UsualNorm(network.GroupNorm):
-    """GroupNorm as google-research/big_transfer writes it (bit_tf2/normalization.py)."""
-
-    def _normalized(self, inputs):
-        shape = tf.shape(inputs)
-        size = inputs.shape[-1] // self.groups
-        grouped = tf.reshape(inputs, [-1, shape[1], shape[2], self.groups, size])
-        mean, variance = tf.nn.moments(grouped, [1, 2, 4], keepdims=True)
-        grouped = (grouped - mean) / tf.sqrt(variance + network.GROUP_NORM_EPSILON)
-        return tf.reshape(grouped, shape) * self.gamma + self.beta
-
-
 def main(what: str, *threads: str) -> None:
     measure, default = {"r50x1": (speeds, (1, 2)), "schemes": (schemes, (1,))}[what]
+    print(cpu(), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         measure(Path(scratch), [int(count) for count in threads] or default)
 
@@ -173,12 +164,10 @@ def floor(bit: model.Bit, scheme: str, images: np.ndarray) -> bytes:
 def usual(bit: model.Bit, scheme: str, images: np.ndarray) -> bytes:
     """`bit` saved as a SavedModel as in Google's code, and converted as the converter's own guide says."""
     with tempfile.TemporaryDirectory() as saved:
-        keras_model = network.build(bit, norm=UsualNorm)
+        module = HubModule(bit)
         pixels = tf.TensorSpec((None, *SIZE, 3), tf.float32)
-        module = tf.Module()
-        module.weights = keras_model.weights
-        module.serve = tf.function(lambda pixels: keras_model(pixels, training=False), input_signature=[pixels])
-        tf.saved_model.save(module, saved)
+        serve = tf.function(lambda pixels: module(pixels / 255), input_signature=[pixels])
+        tf.saved_model.save(module, saved, signatures=serve)
         converter = tf.lite.TFLiteConverter.from_saved_model(saved)
         if scheme != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from stages import finetune, prune, scores
 from stages.artifacts import FINETUNED
+from stages.benchmark import cpu
 from stages.bit import hyperrule, model, network, pruning, training
 from stages.images import dataset
 from stages.params import Channels, Int8, Magnitude, Mixed, Scheme, load
@@ -94,7 +95,7 @@ def files(dense: model.Bit, channels: model.Bit, magnitude: model.Bit, calibrati
                 path.write_bytes(conversion.convert(bit, scheme, calibration[:, :height, :width]))
         for scheme in ("float32", "dynamic"):
             share = latency.ratio(paths["channels", scheme], paths["dense", scheme])
-            print(f"latency of keep 0.5, {scheme}: {share:.2f} of dense")
+            print(f"latency of keep 0.5, {scheme}: {share:.2f} of dense on {cpu()}")
         for scheme in SCHEMES:
             found = runtime.sparsity(paths["magnitude", scheme.scheme])
             print(f"zeros in magnitude-{scheme.scheme}: {found:.4f} of all kernels")

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from numpy.lib.stride_tricks import sliding_window_view
 
+from benchmarks.hub import HubModule
 from stages.bit import network
 from stages.bit.backbones import BIT_TINY_SHAPE, fetch
 from stages.bit.model import HEAD, ROOT, fold, standardize, untrained, with_head
@@ -114,44 +115,6 @@ def test_network_is_bit(shape):
 # What is published: networks of their real size, as .npz and as TF Hub's modules.
 
 
-class HubModule(tf.Module):
-    """A BiT as Google's TF Hub modules are: RGB in 0..1 to logits, variables under BiT's names, raw kernels."""
-
-    def __init__(self, weights, units):
-        super().__init__()
-        self.bit = {name: tf.Variable(value, name=name) for name, value in weights.items()}
-        self.units = [(block, unit) for block, count in enumerate(units, 1) for unit in range(1, count + 1)]
-
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32)])
-    def __call__(self, images):
-        x = self.conv(images * 2 - 1, "resnet/root_block", 2)
-        x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")
-        for block, unit in self.units:
-            prefix = f"resnet/block{block}/unit{unit:02d}"
-            stride = 2 if unit == 1 and block > 1 else 1
-            y = self.norm_relu(x, f"{prefix}/a/group_norm")
-            shortcut = self.conv(y, f"{prefix}/a/proj", stride) if unit == 1 else x
-            y = self.norm_relu(self.conv(y, f"{prefix}/a"), f"{prefix}/b/group_norm")
-            y = self.norm_relu(self.conv(y, f"{prefix}/b", stride), f"{prefix}/c/group_norm")
-            x = self.conv(y, f"{prefix}/c") + shortcut
-        features = tf.reduce_mean(self.norm_relu(x, "resnet/group_norm"), axis=[1, 2])
-        return features @ self.bit[f"{HEAD}/kernel"][0, 0] + self.bit[f"{HEAD}/bias"]
-
-    def conv(self, x, path, stride=1):
-        kernel = self.bit[f"{path}/standardized_conv2d/kernel"]
-        mean, variance = tf.nn.moments(kernel, [0, 1, 2])
-        pad = [kernel.shape[0] // 2] * 2
-        x = tf.pad(x, [[0, 0], pad, pad, [0, 0]])
-        return tf.nn.conv2d(x, (kernel - mean) / tf.sqrt(variance + 1e-10), stride, "VALID")
-
-    def norm_relu(self, x, path):
-        batch, height, width, channels = tf.unstack(tf.shape(x))
-        grouped = tf.reshape(x, [batch, height, width, 32, channels // 32])
-        mean, variance = tf.nn.moments(grouped, [1, 2, 4], keepdims=True)
-        normal = tf.reshape((grouped - mean) / tf.sqrt(variance + 1e-5), tf.shape(x))
-        return tf.nn.relu(normal * self.bit[f"{path}/gamma"] + self.bit[f"{path}/beta"])
-
-
 NETWORKS = {
     "bit-m-r50x1": {**PUBLISHED, "filters": 64, "units": (3, 4, 6, 3)},
     "as wide as x3": {**PUBLISHED, "filters": 192, "units": (1, 1, 1, 1)},
@@ -162,7 +125,7 @@ NETWORKS = {
 def saved(request, tmp_path_factory):
     """A BiT by name that a SavedModel holds: its directory, and its own function of pixels in 0..255."""
     bit = bit_of(NETWORKS[request.param], image_size=(224, 224))
-    module, root = HubModule(bit.weights, NETWORKS[request.param]["units"]), tf.train.Checkpoint()
+    module, root = HubModule(bit), tf.train.Checkpoint()
     root.variables = list(module.variables)
     directory = str(tmp_path_factory.mktemp("saved"))
     tf.saved_model.save(root, directory, signatures=module.__call__)
