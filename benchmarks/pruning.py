@@ -1,11 +1,13 @@
 """Measure what pruning brings: size, speed and accuracy of each method, on the fine-tuned model of this checkout.
 
     python benchmarks/pruning.py [STEPS]
+    python benchmarks/pruning.py distillation [STEPS [SEEDS]]
     python benchmarks/pruning.py r50x1
 
 Run after `dvc repro`, on whatever data set that was for. Recovers each for STEPS (default auto) steps and prints
 accuracy on test at once and recovered, that on validation, which choices are made by, and multiply-adds as a share of
-the dense model's; then latency, measured in turns in one run, zeros in the files and their size once compressed. With
+the dense model's; then latency, measured in turns in one run, zeros in the files and their size once compressed.
+distillation: recovery with the fine-tuned model as teacher against plain training of as many steps, on SEEDS (4) seeds.
 r50x1: seconds and memory that pruning a BiT-R50x1 of random weights at 224 px takes, and whether it converts in each
 scheme.
 """
@@ -37,46 +39,73 @@ SCHEMES = (
     Mixed(scheme="int8_mixed"),
 )
 FAST = {"method": "channels", "learning_rate": 0.01}
+TAUGHT = {"distillation": 0.5, "temperature": 2.0}
+KEEP, MAGNITUDE = Channels(keep=0.5, **FAST), Magnitude(method="magnitude", sparsity=0.8)
+
+
+class Bench:
+    """The fine-tuned model of this checkout, and what prunes and measures it."""
+
+    def __init__(self, steps: str):
+        self.steps, self.params, self.original = steps, load(), model.load(FINETUNED)
+        self.dense = model.fold(self.original)
+        self.recipe = finetune.recipe_of(self.params.finetune)
+        self.train, self.validation = finetune.images_of(self.recipe, self.params.finetune.cache_mb)
+        self.test = training.Images(*dataset.read("test", self.dense.architecture.image_size))
+
+    def pruned(self, how: Channels | Magnitude, seed: int = 0) -> tuple[model.Bit, model.Bit, int]:
+        """The dense model pruned at once, then recovered, and in how many steps."""
+        how = how.model_copy(update={} if self.steps == "auto" else {"steps": int(self.steps)})
+        how, params = hyperrule.recovery(how, len(self.train.labels)), self.params.model_copy(update={"seed": seed})
+        batches = partial(prune.sampled, self.train, self.recipe, self.dense, seed)
+        at_once = pruning.prune(self.dense, how, batches)
+        fit = prune.recovery(self.original, self.train, self.validation, params, log=lambda step, values: None)
+        return at_once, pruning.recover(self.dense, at_once, how, batches, fit), how.steps
+
+    def accuracies(self, bit: model.Bit) -> tuple[float, float]:
+        """On test and on validation."""
+        keras_model = network.build(bit)
+        return tuple(
+            scores.accuracy(training.predict(keras_model, images.pixels), images.labels)
+            for images in (self.test, self.validation)
+        )
 
 
 def main(steps: str = "auto") -> None:
-    params = load()
-    original = model.load(FINETUNED)
-    dense = model.fold(original)
-    recipe = finetune.recipe_of(params.finetune)
-    train, validation = finetune.images_of(recipe, params.finetune.cache_mb)
-    test = training.Images(*dataset.read("test", dense.architecture.image_size))
-    batches = partial(prune.sampled, train, recipe, dense, params.seed)
-
-    def accuracy(bit: model.Bit, images: training.Images = test) -> float:
-        return scores.accuracy(training.predict(network.build(bit), images.pixels), images.labels)
-
-    models = {}
+    bench, models = Bench(steps), {}
 
     def show(name: str, how: Channels | Magnitude) -> None:
-        how = hyperrule.recovery(
-            how.model_copy(update={} if steps == "auto" else {"steps": int(steps)}), len(train.labels)
-        )
-        at_once = pruning.prune(dense, how, batches)
-        fit = prune.recovery(original, train, validation, params, log=lambda step, values: None)
-        models[name] = bit = pruning.recover(dense, at_once, how, batches, fit)
-        shares = f"{accuracy(at_once):8.4f} {accuracy(bit):9.4f} {accuracy(bit, validation):10.4f}"
-        shares += f" {bit.macs / dense.macs:6.3f}"
-        print(f"{name:36} {shares} {how.steps:6}", flush=True)
+        at_once, models[name], taken = bench.pruned(how)
+        (before, _), (test, validation) = bench.accuracies(at_once), bench.accuracies(models[name])
+        macs = models[name].macs / bench.dense.macs
+        print(f"{name:36} {before:8.4f} {test:9.4f} {validation:10.4f} {macs:6.3f} {taken:6}", flush=True)
 
     print(f"{'':36} {'at once':>8} {'recovered':>9} {'validation':>10} {'macs':>6} {'steps':>6}", flush=True)
-    whole = accuracy(dense)
-    print(f"{'dense':36} {whole:8.4f} {whole:9.4f} {accuracy(dense, validation):10.4f} {1:6.3f}", flush=True)
+    test, validation = bench.accuracies(bench.dense)
+    print(f"{'dense':36} {test:8.4f} {test:9.4f} {validation:10.4f} {1:6.3f}", flush=True)
     for importance in ("taylor", "norm"):
-        keep = Channels(keep=0.5, importance=importance, **FAST)
-        show(f"keep 0.5, {importance}", keep)
-        share = convolution_macs(models[f"keep 0.5, {importance}"]) / convolution_macs(dense)
+        show(f"keep 0.5, {importance}", KEEP.model_copy(update={"importance": importance}))
+        share = convolution_macs(models[f"keep 0.5, {importance}"]) / convolution_macs(bench.dense)
         show(f"as many macs, shares by {importance}", Channels(target_macs=share, importance=importance, **FAST))
-    magnitude = Magnitude(method="magnitude", sparsity=0.8)
-    show("magnitude 0.8", magnitude)
-    show("keep 0.5, taylor, no distillation", Channels(keep=0.5, distillation=0.0, **FAST))
-    show("magnitude 0.8, no distillation", magnitude.model_copy(update={"distillation": 0.0}))
-    files(dense, models["keep 0.5, taylor"], models["magnitude 0.8"], train.pixels[:64])
+    show("magnitude 0.8", MAGNITUDE)
+    files(bench.dense, models["keep 0.5, taylor"], models["magnitude 0.8"], bench.train.pixels[:64])
+
+
+def distillation(steps: str = "auto", seeds: str = "4") -> None:
+    """Print what recovery with the fine-tuned model as teacher gains over plain training, seed by seed."""
+    bench = Bench(steps)
+    print(f"{'':16} {'seed':>4} {'':10} {'plain':>8} {'distilled':>9} {'gain':>8}", flush=True)
+    for name, how in (("keep 0.5, taylor", KEEP), ("magnitude 0.8", MAGNITUDE)):
+        gains = []
+        for seed in range(int(seeds)):
+            plain, distilled = (
+                bench.accuracies(bench.pruned(each, seed)[1]) for each in (how, how.model_copy(update=TAUGHT))
+            )
+            gains.append(np.subtract(distilled, plain))
+            for split, *found in zip(("test", "validation"), plain, distilled, gains[-1], strict=True):
+                print(f"{name:16} {seed:4} {split:10} {found[0]:8.4f} {found[1]:9.4f} {found[2]:+8.4f}", flush=True)
+        for split, gain in zip(("test", "validation"), np.mean(gains, axis=0), strict=True):
+            print(f"{name:16} mean {split:10} {'':8} {'':9} {gain:+8.4f}", flush=True)
 
 
 def convolution_macs(bit: model.Bit) -> int:
@@ -143,4 +172,5 @@ def r50x1() -> None:
 
 
 if __name__ == "__main__":
-    r50x1() if sys.argv[1:] == ["r50x1"] else main(*sys.argv[1:])
+    what, *arguments = sys.argv[1:] or ["auto"]
+    {"r50x1": r50x1, "distillation": distillation}.get(what, partial(main, what))(*arguments)

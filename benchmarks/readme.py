@@ -7,6 +7,7 @@ the last commit, with the outputs of its `dvc repro`.
 """
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -26,7 +27,9 @@ NOISE = re.compile(r"[IWE]0000 |WARNING: All log messages|WARNING: No file hash|
 
 def main() -> None:
     text = README.read_text()
-    text = between(text, "results", results(PROJECT / "plots/tradeoff.csv"))
+    measured = [json.loads(path.read_text()) for path in (PROJECT / "metrics/benchmark").iterdir()]
+    machines = sorted({f"{each['cpu']}, threads: {each['threads']}" for each in measured})
+    text = between(text, "results", results(PROJECT / "plots/tradeoff.csv", machines))
     text = between(text, "stages", stages(PROJECT / "dvc.yaml"))
     clone = Path(tempfile.mkdtemp()) / "clone"
     try:
@@ -45,8 +48,8 @@ def between(text: str, name: str, content: str) -> str:
     return re.sub(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end of {name} -->)", lambda _: content, text, flags=re.DOTALL)
 
 
-def results(tradeoff: Path) -> str:
-    """The variants as a Markdown table, the selected one in bold."""
+def results(tradeoff: Path, machines: list[str]) -> str:
+    """The variants as a Markdown table, the selected one in bold, and below it what `machines` they were timed on."""
     lines = ["| variant | accuracy | agreement | size | gzip | latency |", "|---|--:|--:|--:|--:|--:|"]
     for row in csv.DictReader(tradeoff.read_text().splitlines()):
         size, gzip = (f"{int(row[key]) / 1e6:.2f} MB" for key in ("size_bytes", "gzip_bytes"))
@@ -54,7 +57,7 @@ def results(tradeoff: Path) -> str:
         cells = [row["variant"], accuracy, agreement, size, gzip, f"{float(row['latency_ms_p50']):.2f} ms"]
         mark = "**" if row["selected"] == "true" else ""
         lines.append("| " + " | ".join(f"{mark}{cell}{mark}" for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", f"Timed on {' and '.join(machines)}.", ""])
 
 
 def stages(dvc_yaml: Path) -> str:

@@ -34,7 +34,9 @@ from stages.params import Finetune, load
 
 def recipe_of(params: Finetune) -> hyperrule.Recipe:
     """The recipe that `params` means for the prepared data set."""
-    return hyperrule.recipe(params, image_area=dataset.median_area(), examples=dataset.count("train"))
+    # The rule alone asks for the size of every image, which takes seconds to read where there are many.
+    area = dataset.median_area() if "auto" in (params.image_size, params.resize) else 0
+    return hyperrule.recipe(params, image_area=area, examples=dataset.count("train"))
 
 
 def images_of(recipe: hyperrule.Recipe, cache_mb: int) -> tuple[training.Images, training.Images]:

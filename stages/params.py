@@ -85,13 +85,13 @@ class Finetune(Section):
 
 
 class Recovery(Section):
-    """Training after pruning, with the fine-tuned model as teacher (Hinton et al., arXiv:1503.02531)."""
+    """Training after pruning; with `distillation` the fine-tuned model teaches (Hinton et al., arXiv:1503.02531)."""
 
     steps: Auto | Count = "auto"
     batch_size: Positive = 32
     learning_rate: PositiveFloat = 0.003
     learning_rate_schedule: Literal["cosine", "hyperrule", "constant"] = "cosine"
-    distillation: Share = 0.5
+    distillation: Share = 0.0
     temperature: PositiveFloat = 2.0
 
 

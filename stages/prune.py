@@ -68,7 +68,7 @@ def sampled(train, recipe, bit: model.Bit, seed: int) -> Iterator:
 
 
 def recovery(original: model.Bit, train, validation, params: Params, log: Callable) -> Callable:
-    """Trains a pruned model as its entry says, with `original` as teacher; `log` counts steps on from part to part."""
+    """Trains a pruned model as its entry says, `original` being the teacher; `log` counts on from part to part."""
     from stages import finetune
     from stages.bit import network, training
 
@@ -79,6 +79,9 @@ def recovery(original: model.Bit, train, validation, params: Params, log: Callab
         before = done
         # HyperRule's own is a tenth after each of its decays.
         shape = {"cosine": {"cosine": True}, "constant": {"decays": ()}}.get(how.learning_rate_schedule, {})
+        teacher = None
+        if how.distillation:
+            teacher = training.Teacher(network.build(original), how.distillation, how.temperature)
         settings = params.finetune.model_copy(update=how.model_dump(include={"steps", "batch_size", "learning_rate"}))
         training.fit(
             keras_model,
@@ -87,7 +90,7 @@ def recovery(original: model.Bit, train, validation, params: Params, log: Callab
             # Folding makes kernels some ten times larger but not gammas and betas: steps follow each weight's scale.
             replace(finetune.recipe_of(settings), optimizer="adam", **shape),
             seed=params.seed,
-            teacher=training.Teacher(network.build(original), how.distillation, how.temperature),
+            teacher=teacher,
             desc=f"recover by {how.steps} steps",
             log=lambda step, values: log(before + step, values),
         )

@@ -317,6 +317,18 @@ def test_prune_convert_and_evaluate_again_give_equal_bytes(copy):
     assert contents("models", "metrics", "plots") == before
 
 
+def test_recovery_follows_the_teacher_as_far_as_the_entry_says(copy):
+    weights = Path("models/pruned/channels/weights.npz")
+    plain = weights.read_bytes()
+    recovered = []
+    for distillation in (0.0, 0.5, 1.0):
+        Path("params.yaml").write_text(PARAMS.replace("keep: 0.5,", f"keep: 0.5, distillation: {distillation},"))
+        prune.main("channels")
+        recovered.append(weights.read_bytes())
+    assert recovered[0] == plain
+    assert len(set(recovered)) == 3
+
+
 def test_finetuning_that_is_killed_and_run_again_gives_what_an_unbroken_one_gives(copy):
     before = contents("models", "metrics", "plots")
     # Slow enough to be killed in the middle, and with a checkpoint every step.
