@@ -38,8 +38,9 @@ SCHEMES = (
     *(Int8(scheme=name) for name in ("int8", "int16x8")),
     Mixed(scheme="int8_mixed"),
 )
-FAST = {"method": "channels", "learning_rate": 0.01}
-TAUGHT = {"distillation": 0.5, "temperature": 2.0}
+PLAIN, TAUGHT = {"distillation": 0.0}, {"distillation": 0.5, "temperature": 2.0}
+# As in params.yaml.
+FAST = {"method": "channels", "learning_rate": 0.01, **TAUGHT}
 KEEP, MAGNITUDE = Channels(keep=0.5, **FAST), Magnitude(method="magnitude", sparsity=0.8)
 
 
@@ -99,7 +100,7 @@ def distillation(steps: str = "auto", seeds: str = "4") -> None:
         gains = []
         for seed in range(int(seeds)):
             plain, distilled = (
-                bench.accuracies(bench.pruned(each, seed)[1]) for each in (how, how.model_copy(update=TAUGHT))
+                bench.accuracies(bench.pruned(how.model_copy(update=teaching), seed)[1]) for teaching in (PLAIN, TAUGHT)
             )
             gains.append(np.subtract(distilled, plain))
             for split, *found in zip(("test", "validation"), plain, distilled, gains[-1], strict=True):
