@@ -19,6 +19,7 @@ from stages import InputError, benchmark, convert, evaluate, finetune, prune
 from stages.artifacts import INTERRUPTED, read_csv
 from stages.bit import model
 from stages.images import dataset
+from stages.params import Finetune
 from stages.tflite import runtime
 
 ROOT = Path(__file__).parents[1]
@@ -295,6 +296,16 @@ def test_cpu_tells_machines_of_one_name_apart(cpuinfo, expected, tmp_path):
 
 def test_cpu_without_cpuinfo_is_named(tmp_path):
     assert benchmark.cpu(tmp_path / "none")
+
+
+def test_auto_sizes_follow_the_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    encoded = io.BytesIO()
+    Image.new("RGB", (100, 97)).save(encoded, "png")
+    dataset.write(dataset.DATASET, ("a",), {"train": lambda: iter([(encoded.getvalue(), 0)])})
+    sizes = {"image_size": 480}, {"image_size": 480, "resize": 512}, {}
+    recipes = [finetune.recipe_of(Finetune(**given)) for given in sizes]
+    assert [(recipe.resize, recipe.image_size) for recipe in recipes] == 3 * [(512, 480)]
 
 
 # Again
