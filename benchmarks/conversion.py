@@ -8,6 +8,7 @@ r50x1: files of the same random weights at 224 px, run in turns on one image at 
             TFLiteConverter.from_saved_model
     ours    what `convert` makes of them
     floor   ours with the statistics of every GroupNorm frozen, so that a norm is what BatchNorm is on a device: nothing
+    and ours with `winograd: true`, against the same
 schemes: the fine-tuned model of this checkout in every scheme: accuracy on test, agreement with float32, size, latency.
 
 Of each round the fastest run counts, which noise from other processes seldom reaches; ratios are of medians of these.
@@ -34,12 +35,13 @@ from stages.benchmark import cpu
 from stages.bit import model, network
 from stages.images import dataset
 from stages.params import Calibrated, Quantization
-from stages.tflite import conversion, runtime
+from stages.tflite import conversion, lowering, runtime
 
 SIZE = (224, 224)
 SCHEMES = ("float32", "float16", "dynamic", "int8", "int8_mixed", "int16x8", "int4")
 # The usual way knows these.
 USUAL = ("float32", "dynamic", "int8")
+WINOGRAD = {f"{scheme}, winograd": scheme for scheme in ("float32", "float16", "dynamic")}
 # LiteRT has no fast code for it on a CPU.
 SLOW = "int16x8"
 ROUNDS, RUNS = 15, 3
@@ -63,12 +65,18 @@ def speeds(scratch: Path, threads: Sequence[int]) -> None:
     """Print how long R50x1 takes to convert and, against the usual way and the floor, to run."""
     bit = r50x1()
     images = np.random.default_rng(1).integers(256, size=(256, *SIZE, 3), dtype=np.uint8)
+    entries = {scheme: entry(scheme) for scheme in SCHEMES}
+    entries |= {name: entry(scheme, winograd=True) for name, scheme in WINOGRAD.items()}
     files = {}
-    for scheme in SCHEMES:
+    for name, how in entries.items():
         start = time.perf_counter()
-        files[scheme, "ours"] = conversion.convert(bit, entry(scheme), images)
+        content = files[name, "ours"] = conversion.convert(bit, how, images)
         taken, memory = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        print(f"{scheme:10} converted in {taken:.0f} s; at most {memory:.1f} GB of memory so far", flush=True)
+        print(
+            f"{name:18}{len(content) / 1e6:6.1f} MB, converted in {taken:.0f} s; "
+            f"at most {memory:.1f} GB of memory so far",
+            flush=True,
+        )
     for scheme in USUAL:
         files[scheme, "usual"] = usual(bit, scheme, images[:8])
         files[scheme, "floor"] = floor(bit, scheme, images[:8])
@@ -77,10 +85,11 @@ def speeds(scratch: Path, threads: Sequence[int]) -> None:
     for count in threads:
         times = in_turns(paths, SIZE, count)
         head(count, "usual ms", "ours ms", "floor ms", "usual/ours", "ours/floor", "to dynamic")
-        for scheme in SCHEMES:
-            usual_, ours, floor_ = (times.get((scheme, way)) for way in ("usual", "ours", "floor"))
+        for name in entries:
+            ours = times.get((name, "ours"))
+            usual_, floor_ = (times.get((WINOGRAD.get(name, name), way)) for way in ("usual", "floor"))
             print(
-                f"{scheme:10}{least(usual_)}{least(ours)}{least(floor_)}{ratio(usual_, ours)}{ratio(ours, floor_)}"
+                f"{name:18}{least(usual_)}{least(ours)}{least(floor_)}{ratio(usual_, ours)}{ratio(ours, floor_)}"
                 f"{ratio(ours, times['dynamic', 'ours'])}",
                 flush=True,
             )
@@ -98,7 +107,7 @@ def schemes(scratch: Path, threads: Sequence[int]) -> None:
         chosen = conversion.drawn(train_labels, dataset.labels(), how) if isinstance(how, Calibrated) else []
         files[scheme] = conversion.convert(bit, how, train[chosen])
     paths = written(files, scratch)
-    print(" " * 10 + "".join(f"{column:>12}" for column in ("images", "accuracy", "agreement", "bytes")))
+    print(" " * 18 + "".join(f"{column:>12}" for column in ("images", "accuracy", "agreement", "bytes")))
     for scheme, path in paths.items():
         count = min(len(labels), 1000) if scheme == SLOW else len(labels)
         logits = runtime.Classifier(path).logits(test[:count])
@@ -106,17 +115,17 @@ def schemes(scratch: Path, threads: Sequence[int]) -> None:
             expected = logits.argmax(1)
         agreement = np.mean(logits.argmax(1) == expected[:count])
         accuracy = scores.accuracy(logits, labels[:count])
-        print(f"{scheme:10}{count:12}{accuracy:12.4f}{agreement:12.4f}{path.stat().st_size:12}", flush=True)
+        print(f"{scheme:18}{count:12}{accuracy:12.4f}{agreement:12.4f}{path.stat().st_size:12}", flush=True)
     for count in threads:
         times = in_turns(paths, size, count)
         head(count, "ms", "to dynamic")
         for scheme in SCHEMES:
-            print(f"{scheme:10}{least(times[scheme])}{ratio(times[scheme], times['dynamic'])}", flush=True)
+            print(f"{scheme:18}{least(times[scheme])}{ratio(times[scheme], times['dynamic'])}", flush=True)
 
 
 def head(threads: int, *columns: str) -> None:
     title = f"{threads} thread{'s' if threads > 1 else ''}"
-    print(f"{title:10}" + "".join(f"{column:>12}" for column in columns))
+    print(f"{title:18}" + "".join(f"{column:>12}" for column in columns))
 
 
 def least(times: np.ndarray | None) -> str:
@@ -127,9 +136,9 @@ def ratio(times: np.ndarray | None, others: np.ndarray | None) -> str:
     return f"{'-':>12}" if times is None or others is None else f"{np.median(times) / np.median(others):12.3f}"
 
 
-def entry(scheme: str) -> Quantization:
-    """The entry of params.yaml that names a scheme and nothing else."""
-    return TypeAdapter(Quantization).validate_python({"scheme": scheme})
+def entry(scheme: str, **more: bool) -> Quantization:
+    """The entry of params.yaml that names a scheme and, beside `more`, nothing else."""
+    return TypeAdapter(Quantization).validate_python({"scheme": scheme, **more})
 
 
 def r50x1() -> model.Bit:
@@ -153,12 +162,12 @@ def floor(bit: model.Bit, scheme: str, images: np.ndarray) -> bytes:
     bit = model.fold(bit)
     kernels = {name: kernel / np.sqrt(np.prod(kernel.shape[:3])) for name, kernel in bit.kernels.items()}
     bit = bit.with_weights(bit.weights | {name: kernel.astype(np.float32) for name, kernel in kernels.items()})
-    lowered = network.PerChannelGroupNorm
-    network.PerChannelGroupNorm = FrozenNorm
+    lowered = lowering.PerChannelGroupNorm
+    lowering.PerChannelGroupNorm = FrozenNorm
     try:
         return conversion.convert(bit, entry(scheme), images)
     finally:
-        network.PerChannelGroupNorm = lowered
+        lowering.PerChannelGroupNorm = lowered
 
 
 def usual(bit: model.Bit, scheme: str, images: np.ndarray) -> bytes:

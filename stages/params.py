@@ -161,9 +161,16 @@ class Combine(Section):
 
 
 class Scheme(Section):
-    """A scheme without settings of its own."""
+    """A scheme that needs no training images: activations are float32, or quantized as they come."""
 
     scheme: Literal["float32", "float16", "dynamic", "int4"]
+    winograd: bool = False
+
+    @model_validator(mode="after")
+    def _takes_winograd(self):
+        if self.winograd and self.scheme == "int4":
+            raise ValueError("int4 has no winograd; float32, float16 and dynamic have")
+        return self
 
 
 class Calibrated(Section):

@@ -488,7 +488,7 @@ def test_prediction_of_an_unknown_class_is_named():
 @pytest.fixture(scope="module")
 def keras_model():
     """A BiT with a random head, so that its logits differ."""
-    from stages.bit import network
+    from stages.tflite import lowering
 
     bit = bit_model.with_head(
         bit_model.untrained(
@@ -499,7 +499,7 @@ def keras_model():
     )
     head = f"{bit_model.HEAD}/kernel"
     kernel = np.random.default_rng(1).normal(size=bit.weights[head].shape).astype(np.float32)
-    return network.build(bit.with_weights({**bit.weights, head: kernel}), network.PerChannelGroupNorm)
+    return lowering.build(bit.with_weights({**bit.weights, head: kernel}))
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,12 @@ from stages.bit import network
 from stages.bit.backbones import BIT_TINY_SHAPE, fetch
 from stages.bit.model import HEAD, ROOT, fold, standardize, untrained, with_head
 from stages.params import Backbone
+from stages.tflite import lowering
 
 PUBLISHED = {"filters": 32, "units": (1, 2), "groups": 32, "root": 7, "pool": True}
 TINY = {**BIT_TINY_SHAPE, "units": (1, 2)}
 SMALL = {"filters": 8, "units": (1, 2), "groups": 4, "root": 3, "pool": False, "image_size": (16, 16)}
-NORMS = [network.GroupNorm, network.PerChannelGroupNorm]
+NORMS = [network.GroupNorm, lowering.PerChannelGroupNorm]
 
 
 def bit_of(shape, seed=0, **changes):
@@ -40,7 +41,7 @@ def one_by_one(function, images):
 
 def normed(layer, inputs):
     """Outputs of a norm; the one for training takes all images at once, and must keep them apart."""
-    return one_by_one(layer, inputs) if isinstance(layer, network.PerChannelGroupNorm) else layer(inputs).numpy()
+    return one_by_one(layer, inputs) if isinstance(layer, lowering.PerChannelGroupNorm) else layer(inputs).numpy()
 
 
 def assert_close(actual, expected, tolerance=1e-4):
@@ -171,7 +172,7 @@ def test_lowered_and_folded_networks_are_the_same_function(shape):
     expected = network.build(bit)(pixels).numpy()
     assert_close(network.build(fold(bit))(pixels).numpy(), expected)
     for lowered in (bit, fold(bit)):
-        assert_close(one_by_one(network.build(lowered, network.PerChannelGroupNorm), pixels), expected)
+        assert_close(one_by_one(lowering.build(lowered), pixels), expected)
 
 
 @pytest.mark.parametrize("root", [3, 5, 7])
@@ -180,9 +181,58 @@ def test_packed_root_is_the_same_function(root, image_size):
     bit = fold(bit_of(PUBLISHED, root=root, image_size=image_size))
     pixels = pixels_of(bit)
     expected = network.build(bit)(pixels).numpy()
-    packed = network.build(bit, network.PerChannelGroupNorm, packed_root=True)
+    packed = lowering.build(bit, packed_root=True)
     assert packed.get_layer(ROOT).kernel.shape[2] == 4 * 3
     assert_close(one_by_one(packed, pixels), expected)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (4, 6), (14, 8)])
+@pytest.mark.parametrize("channels", [(1, 1), (5, 3)])
+def test_winograd_is_the_convolution(size, channels):
+    random = np.random.default_rng(0)
+    kernel = random.normal(size=(3, 3, *channels))
+    images = random.normal(1, 2, (2, *size, channels[0])).astype(np.float32)
+    windows = sliding_window_view(padded(images.astype(np.float64), 1), (3, 3), axis=(1, 2))
+    expected = np.tensordot(windows, kernel, axes=([3, 4, 5], [2, 0, 1]))
+    layer = lowering.Winograd(channels[1])
+    layer(images)  # which makes its weights
+    layer.set_weights(lowering.transformed(kernel))
+    assert_close(layer(images).numpy(), expected, 1e-6)
+
+
+WIDE = {"filters": 64, "units": (1, 2), "groups": 32, "root": 3, "pool": False}
+
+
+@pytest.mark.parametrize("image_size", [(24, 16), (20, 24)])
+def test_network_by_winograd_is_the_same_function(image_size):
+    bit = bit_of(WIDE, image_size=image_size)
+    pixels = pixels_of(bit)
+    model = lowering.build(bit, winograd=True)
+    # block1 sees 12 x 8 or 10 x 12 pixels, block2 6 x 4 or 5 x 6, and its first unit has stride 2.
+    found = {layer.name.split("/", 1)[1] for layer in model.layers if isinstance(layer, lowering.Winograd)}
+    units = {"block1/unit01", "block2/unit02"} if image_size == (24, 16) else {"block1/unit01"}
+    assert found == {f"{unit}/b/standardized_conv2d" for unit in units}
+    assert_close(one_by_one(model, pixels), network.build(bit)(pixels).numpy())
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "taken"),
+    [
+        ((3, 3, 64, 64), (8, 6), True),
+        ((3, 3, 64, 64), (8, 7), False),
+        ((1, 1, 64, 64), (8, 6), False),
+        ((3, 3, 32, 128), (8, 6), False),
+        ((3, 3, 128, 32), (8, 6), False),
+    ],
+)
+def test_winograd_computes_what_it_can_and_gains_from(shape, size, taken):
+    assert lowering.by_winograd(np.ones(shape, np.float32), size) == taken
+
+
+def test_winograd_leaves_kernels_with_zeros():
+    kernel = np.ones((3, 3, 64, 64), np.float32)
+    kernel[1, 2, 3, 4] = 0
+    assert not lowering.by_winograd(kernel, (8, 6))
 
 
 def test_folded_network_is_of_plain_convolutions():
@@ -259,8 +309,8 @@ def test_variables_bear_bits_names():
         expected |= {f"resnet/{unit}/{norm}/group_norm/{part}" for norm in "abc" for part in ("gamma", "beta")}
     expected |= {f"resnet/{block}/unit01/a/proj/standardized_conv2d/kernel" for block in ("block1", "block2")}
     expected |= {"resnet/group_norm/gamma", "resnet/group_norm/beta"}
-    for norm in NORMS:
-        names = [network.name_of(variable) for variable in network.build(bit_of(SMALL), norm).weights]
+    for build in (network.build, lowering.build):
+        names = [network.name_of(variable) for variable in build(bit_of(SMALL)).weights]
         assert sorted(names) == sorted(expected)
 
 

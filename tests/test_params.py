@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -229,6 +230,7 @@ def test_methods_that_make_no_sense(committed, capsys, entry, told):
 @pytest.mark.parametrize(
     "entry",
     [
+        {"scheme": "float16", "winograd": True},
         {"scheme": "int4"},
         {"scheme": "int16x8", "calibration_images": 8, "calibration_seed": 3, "calibration_balanced": False},
         {"scheme": "int8_mixed"},
@@ -247,6 +249,13 @@ def test_schemes_that_make_no_sense(committed, capsys, entry):
     committed["quantization"]["mine"] = {"scheme": "int8_mixed"} | entry
     write(committed)
     assert f"params.yaml: quantization.mine.{next(iter(entry))}" in refusal(capsys)
+
+
+@pytest.mark.parametrize("scheme", ["int4", "int8"])
+def test_schemes_without_winograd(committed, capsys, scheme):
+    committed["quantization"]["mine"] = {"scheme": scheme, "winograd": True}
+    write(committed)
+    assert re.match("params.yaml: quantization.mine.*winograd", refusal(capsys))
 
 
 @pytest.mark.parametrize(("section", "choice"), [("pruning.magnitude", "method"), ("quantization.int8", "scheme")])

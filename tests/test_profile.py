@@ -18,7 +18,7 @@ SIZE = (24, 16)
 
 @pytest.fixture(scope="module")
 def bit():
-    bit = untrained("bit-test", filters=32, units=(1, 1), groups=8, root=3, pool=True, image_size=SIZE, seed=0)
+    bit = untrained("bit-test", filters=64, units=(1, 1), groups=8, root=3, pool=True, image_size=SIZE, seed=0)
     return fold(with_head(bit, ("daisy", "rose"), SIZE))
 
 
@@ -27,6 +27,7 @@ def files(bit, tmp_path_factory):
     directory = tmp_path_factory.mktemp("files")
     photos = np.random.default_rng(0).integers(256, size=(4, *SIZE, 3), dtype=np.uint8)
     schemes = {name: Scheme(scheme=name) for name in ("float32", "float16", "dynamic")}
+    schemes["winograd"] = Scheme(scheme="float32", winograd=True)
     for name, how in {**schemes, "int8": Int8(scheme="int8", calibration_images=4)}.items():
         (directory / f"{name}.tflite").write_bytes(conversion.convert(bit, how, photos))
     return {path.stem: path for path in directory.iterdir()}
@@ -48,7 +49,7 @@ def rows_of(path, image_size=SIZE, threads=1):
 # Layers
 
 
-@pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int8"])
+@pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int8", "winograd"])
 def test_layers_are_those_of_the_network_in_running_order(bit, files, scheme):
     rows = rows_of(files[scheme])
     assert all(list(row) == list(profile.COLUMNS) for row in rows)
@@ -66,7 +67,7 @@ def test_layers_are_those_of_the_network_in_running_order(bit, files, scheme):
     assert sorted(between, key=order.index) == between
 
 
-@pytest.mark.parametrize("scheme", ["float32", "int8"])
+@pytest.mark.parametrize("scheme", ["float32", "int8", "winograd"])
 def test_shares_and_operators_add_up(files, scheme):
     rows = rows_of(files[scheme], threads=2)
     assert sum(row["time_share"] for row in rows) == pytest.approx(1)
@@ -165,7 +166,7 @@ def test_what_xnnpack_does_not_take_is_named(tmp_path):
     assert profile.delegated(file, recording) == pytest.approx(3 / 4)
 
 
-@pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int8"])
+@pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int8", "winograd"])
 def test_delegated_operators_are_those_of_the_interpreter(files, scheme):
     path = files[scheme]
     file = profile.operators(path)

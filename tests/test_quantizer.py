@@ -171,6 +171,19 @@ def test_rows(how, kind, least, bit, float32, paths):
         assert 0 <= row["size_bytes"] - kernel.size * bits / 8 <= 8 * kernel.shape[3]
 
 
+@pytest.mark.parametrize(
+    ("scheme", "kind", "size", "least"), [("float32", "float32", 4, 100), ("dynamic", "int8", 1, 25)]
+)
+def test_row_of_a_convolution_by_winograd(scheme, kind, size, least):
+    bit = bit_of(filters=64, zeros=0)
+    path = "resnet/block1/unit01/b/standardized_conv2d"
+    content = conversion.convert(bit, Scheme(scheme=scheme, winograd=True))
+    (row,) = layers.rows(content, conversion.convert(bit, conversion.FLOAT32), [path], photos(2, seed=1))
+    assert row["type"] == kind and least < row["snr_db"] < 150
+    # 16 kernels of 1x1, each with a bias of float32.
+    assert row["size_bytes"] == 16 * (64 * 64 * size + 64 * 4)
+
+
 def test_rows_of_the_float32_file_have_no_error(float32, paths):
     assert {row["snr_db"] for row in layers.rows(float32, float32, paths, photos(1))} == {""}
 

@@ -26,8 +26,8 @@ SCHEMES = {
 SIZE = (24, 16)
 
 
-def bit_of(filters=32, units=(1, 1), groups=8, root=3, pool=False, size=SIZE, labels=10):
-    """A BiT of random weights, as unlike a fresh one's as training leaves them; a tenth of its kernels are zeros."""
+def bit_of(filters=32, units=(1, 1), groups=8, root=3, pool=False, size=SIZE, labels=10, zeros=0.1):
+    """A BiT of random weights, as unlike a fresh one's as training leaves them, a share of its kernels `zeros`."""
     bit = untrained(
         "bit-test", filters=filters, units=units, groups=groups, root=root, pool=pool, image_size=size, seed=0
     )
@@ -37,7 +37,7 @@ def bit_of(filters=32, units=(1, 1), groups=8, root=3, pool=False, size=SIZE, la
     def lively(name, value):
         value = value + 0.2 * random.standard_normal(value.shape)
         if name.endswith("/kernel"):
-            value *= random.random(value.shape) > 0.1
+            value *= random.random(value.shape) >= zeros
         return value.astype(np.float32)
 
     return bit.with_weights({name: lively(name, value) for name, value in bit.weights.items()})
@@ -138,6 +138,25 @@ def test_large_roots_of_integers_take_packed_pixels(scheme, size, packed, tmp_pa
     error = runtime.Classifier(tmp_path / "model").logits(images) - expected
     # A kernel off by a pixel, or channels in another order, give an error as large as the signal.
     assert np.sqrt(np.mean(error**2)) < 0.6 * expected.std(axis=0).mean()
+
+
+@pytest.mark.parametrize(("scheme", "bound"), [("float32", 1e-4), ("float16", 0.01), ("dynamic", 0.1)])
+def test_files_by_winograd_follow_the_keras_model(scheme, bound, tmp_path):
+    bit, images = bit_of(filters=64, zeros=0), photos(48)
+    (tmp_path / "model").write_bytes(conversion.convert(bit, Scheme(scheme=scheme, winograd=True)))
+    convolutions = len(list(bit.output_sizes()))
+    # That of block1 becomes 16; block2 has but one of stride 2.
+    assert graph(tmp_path / "model")[1]["CONV_2D"] == convolutions + 15
+    expected = network.build(bit)(images.astype(np.float32)).numpy()
+    error = runtime.Classifier(tmp_path / "model").logits(images) - expected
+    assert np.sqrt(np.mean(error**2)) < bound * expected.std(axis=0).mean()
+
+
+@pytest.mark.parametrize("scheme", ["float32", "dynamic"])
+def test_winograd_does_not_touch_pruned_kernels(scheme):
+    # Transformed, their zeros would be none.
+    bit = bit_of(filters=64)
+    assert conversion.convert(bit, Scheme(scheme=scheme, winograd=True)) == converted(scheme, bit)
 
 
 def test_int4_file_is_the_keras_model_with_kernels_of_fifteen_values(bit, files):

@@ -6,10 +6,9 @@ from tensorflow.lite.python.convert import mlir_quantize
 from tensorflow.lite.python.optimize.calibrator import Calibrator
 
 from stages import InputError
-from stages.bit import network
-from stages.bit.model import ROOT, Bit, fold
+from stages.bit.model import ROOT, Bit
 from stages.params import Calibrated, Quantization, Scheme
-from stages.tflite import metadata, packing, quantizer
+from stages.tflite import lowering, metadata, packing, quantizer
 
 FLOAT32 = Scheme(scheme="float32")
 
@@ -37,7 +36,7 @@ def convert(
     if how.scheme == "int8_mixed" and how.keep_float != "auto":
         kept = bit.matching(how.keep_float, "keep_float")
     if how.scheme in ("float32", "float16", "dynamic"):
-        content = _by_converter(bit, how.scheme, packs(bit, how.scheme))
+        content = _by_converter(bit, how.scheme, packed_root=packs(bit, how.scheme), winograd=how.winograd)
     else:
         if packs(bit, how.scheme) or not float32:
             float32 = _by_converter(bit, "float32", packed_root=packs(bit, how.scheme))
@@ -65,9 +64,9 @@ def packs(bit: Bit, scheme: str) -> bool:
     return large and even and scheme not in ("float32", "float16", "int16x8")
 
 
-def _by_converter(bit: Bit, scheme: str, packed_root: bool = False) -> bytes:
-    """What TensorFlow's own converter makes of `bit`."""
-    model = network.build(fold(bit), network.PerChannelGroupNorm, packed_root)
+def _by_converter(bit: Bit, scheme: str, *, packed_root: bool, winograd: bool = False) -> bytes:
+    """What TensorFlow's own converter makes of `bit`, lowered."""
+    model = lowering.build(bit, packed_root=packed_root, winograd=winograd)
     pixels = tf.TensorSpec((1, *bit.architecture.image_size, 3), tf.float32, name="pixels")
     function = tf.function(lambda pixels: {"logits": model(pixels, training=False)}, input_signature=[pixels])
     # The converter saves what holds the variables: a bare module saves seconds that Keras would spend on its layers.

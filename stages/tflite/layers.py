@@ -57,21 +57,24 @@ def find(content: bytes, paths: Collection[str]) -> dict[str, Layer]:
         held = graph.Tensors(number)
         return TYPES[held.Type()], model.Buffers(held.Buffer()).DataLength()
 
+    names = [tensor(each.Outputs(0)).name.split(";") for each in operators]
     found = {}
-    for operator in operators:
-        if model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode() not in OPERATORS:
-            continue
-        output = tensor(operator.Outputs(0))
-        for path in paths:
-            if any(part.startswith(f"{MODEL}/{path}/") for part in output.name.split(";")):
-                # The inputs are the image, the kernel and the bias.
-                constants = [constant(operator.Inputs(place)) for place in range(1, operator.InputsLength())]
-                size = sum(size for _, size in constants)
-                found[path] = Layer(tensor(operator.Inputs(0)), output, constants[0][0], size)
     for path in paths:
-        if path not in found:
+        start = f"{MODEL}/{path}/"
+        own = [
+            each for each, fused in zip(operators, names, strict=True) if any(name.startswith(start) for name in fused)
+        ]
+        parts = [each for each in own if model.OperatorCodes(each.OpcodeIndex()).BuiltinCode() in OPERATORS]
+        if not parts:
             raise ValueError(f"the .tflite file has no convolution {path}")
-    return {path: found[path] for path in paths}
+        # The inputs are the image, the kernel and the bias.
+        constants = [constant(each.Inputs(place)) for each in parts for place in range(1, each.InputsLength())]
+        # By Winograd's algorithm it is several, whose outputs the layer's other operators put together.
+        last = parts[0] if len(parts) == 1 else own[-1]
+        found[path] = Layer(
+            tensor(parts[0].Inputs(0)), tensor(last.Outputs(0)), constants[0][0], sum(size for _, size in constants)
+        )
+    return found
 
 
 def values(content: bytes, pixels: Iterable[np.ndarray]) -> Iterator[Callable[[int], np.ndarray]]:

@@ -28,6 +28,7 @@ XNNPACK_NAMES = {
     "ADD": "Add",
     "AVERAGE_POOL_2D": "Average Pooling",
     "BATCH_MATMUL": "Batch Matrix Multiply",
+    "CONCATENATION": "Copy",
     "CONV_2D": ("Convolution", "Fully Connected"),
     "DEPTHWISE_CONV_2D": "Convolution",
     "DEQUANTIZE": "Convert",
@@ -41,6 +42,7 @@ XNNPACK_NAMES = {
     "RSQRT": "Reciprocal Square Root",
     "SQUARE": "Square",
     "SQUARED_DIFFERENCE": "Squared Difference",
+    "STRIDED_SLICE": "Slice",
     "SUB": "Subtract",
     "SUM": "Sum",
 }
