@@ -60,6 +60,8 @@ def test_layers_are_those_of_the_network_in_running_order(bit, files, scheme):
     assert [layer for layer in found if "proj" not in layer] == [layer for layer in convs if "proj" not in layer]
     norms = {name.removesuffix("/gamma") for name in bit.weights if name.endswith("/gamma")}
     assert sorted(row["layer"] for row in rows if row["type"] == "norm") == sorted(norms)
+    # By Winograd's algorithm a convolution is several dozen operators.
+    assert (max(row["operators"] for row in rows if row["type"] == "conv") > 40) == (scheme == "winograd")
     others = ["normalize", "resnet/root_block/pool", "resnet/block1/unit01/add", "resnet/features"]
     assert set(others) <= {row["layer"] for row in rows if row["type"] == "other"}
     order = [row["layer"] for row in rows]

@@ -16,7 +16,7 @@ from stages.bit.model import ROOT, ROOT_STRIDE, Bit, fold
 KERNEL_TRANSFORM = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 # Of the pairs that two neighbouring tiles share, the first and the second of every tile.
 _TILES = slice(-1), slice(1, None)
-# Below as many channels in or out, transforming the image takes more than the multiplications it saves.
+# With fewer channels in or out, transforming the image takes about the time that the multiplications save, or more.
 WINOGRAD_CHANNELS = 64
 
 
