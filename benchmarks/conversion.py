@@ -2,6 +2,7 @@
 
     python benchmarks/conversion.py r50x1 [THREADS ...]      default: on 1 thread, then on 2
     python benchmarks/conversion.py schemes [THREADS ...]    default: on 1 thread
+    python benchmarks/conversion.py winograd [THREADS ...]   default: on 1 thread
 
 r50x1: files of the same random weights at 224 px, run in turns on one image at a time, seconds and memory to convert:
     usual   a SavedModel as Google publishes it (benchmarks/hub.py), for images of this size, through
@@ -10,6 +11,7 @@ r50x1: files of the same random weights at 224 px, run in turns on one image at 
     floor   ours with the statistics of every GroupNorm frozen, so that a norm is what BatchNorm is on a device: nothing
     and ours with `winograd: true`, against the same
 schemes: the fine-tuned model of this checkout in every scheme: accuracy on test, agreement with float32, size, latency.
+winograd: single 3x3 convolutions in float32: how many times as fast they are by Winograd's algorithm.
 
 Of each round the fastest run counts, which noise from other processes seldom reaches; ratios are of medians of these.
 """
@@ -45,6 +47,8 @@ WINOGRAD = {f"{scheme}, winograd": scheme for scheme in ("float32", "float16", "
 # LiteRT has no fast code for it on a CPU.
 SLOW = "int16x8"
 ROUNDS, RUNS = 15, 3
+# Of single convolutions, in and out.
+CHANNELS, SIDES = (32, 48, 64, 96, 128, 256), (4, 8, 14, 28, 56)
 
 
 class FrozenNorm(network.GroupNorm):
@@ -55,7 +59,7 @@ class FrozenNorm(network.GroupNorm):
 
 
 def main(what: str, *threads: str) -> None:
-    measure, default = {"r50x1": (speeds, (1, 2)), "schemes": (schemes, (1,))}[what]
+    measure, default = {"r50x1": (speeds, (1, 2)), "schemes": (schemes, (1,)), "winograd": (convolutions, (1,))}[what]
     print(cpu(), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         measure(Path(scratch), [int(count) for count in threads] or default)
@@ -65,10 +69,8 @@ def speeds(scratch: Path, threads: Sequence[int]) -> None:
     """Print how long R50x1 takes to convert and, against the usual way and the floor, to run."""
     bit = r50x1()
     images = np.random.default_rng(1).integers(256, size=(256, *SIZE, 3), dtype=np.uint8)
-    entries = {scheme: entry(scheme) for scheme in SCHEMES}
-    entries |= {name: entry(scheme, winograd=True) for name, scheme in WINOGRAD.items()}
     files = {}
-    for name, how in entries.items():
+    for name, how in entries().items():
         start = time.perf_counter()
         content = files[name, "ours"] = conversion.convert(bit, how, images)
         taken, memory = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -83,9 +85,9 @@ def speeds(scratch: Path, threads: Sequence[int]) -> None:
     del files[SLOW, "ours"]  # minutes for a few images
     paths = written(files, scratch)
     for count in threads:
-        times = in_turns(paths, SIZE, count)
+        times = in_turns(paths, count)
         head(count, "usual ms", "ours ms", "floor ms", "usual/ours", "ours/floor", "to dynamic")
-        for name in entries:
+        for name in entries():
             ours = times.get((name, "ours"))
             usual_, floor_ = (times.get((WINOGRAD.get(name, name), way)) for way in ("usual", "floor"))
             print(
@@ -102,25 +104,43 @@ def schemes(scratch: Path, threads: Sequence[int]) -> None:
     train, train_labels = dataset.read("train", size)
     test, labels = dataset.read("test", size)
     files = {}
-    for scheme in SCHEMES:
-        how = entry(scheme)
+    for name, how in entries().items():
         chosen = conversion.drawn(train_labels, dataset.labels(), how) if isinstance(how, Calibrated) else []
-        files[scheme] = conversion.convert(bit, how, train[chosen])
+        files[name] = conversion.convert(bit, how, train[chosen])
     paths = written(files, scratch)
     print(" " * 18 + "".join(f"{column:>12}" for column in ("images", "accuracy", "agreement", "bytes")))
-    for scheme, path in paths.items():
-        count = min(len(labels), 1000) if scheme == SLOW else len(labels)
+    for name, path in paths.items():
+        count = min(len(labels), 1000) if name == SLOW else len(labels)
         logits = runtime.Classifier(path).logits(test[:count])
-        if scheme == "float32":
+        if name == "float32":
             expected = logits.argmax(1)
         agreement = np.mean(logits.argmax(1) == expected[:count])
         accuracy = scores.accuracy(logits, labels[:count])
-        print(f"{scheme:18}{count:12}{accuracy:12.4f}{agreement:12.4f}{path.stat().st_size:12}", flush=True)
+        print(f"{name:18}{count:12}{accuracy:12.4f}{agreement:12.4f}{path.stat().st_size:12}", flush=True)
     for count in threads:
-        times = in_turns(paths, size, count)
+        times = in_turns(paths, count)
         head(count, "ms", "to dynamic")
-        for scheme in SCHEMES:
-            print(f"{scheme:18}{least(times[scheme])}{ratio(times[scheme], times['dynamic'])}", flush=True)
+        for name in files:
+            print(f"{name:18}{least(times[name])}{ratio(times[name], times['dynamic'])}", flush=True)
+
+
+def convolutions(scratch: Path, threads: Sequence[int]) -> None:
+    """Print how many times as fast a convolution is by Winograd's algorithm, of images of each side with C channels."""
+    for count in threads:
+        head(count, *(f"C = {channels}" for channels in CHANNELS))
+        for side in SIDES:
+            ratios = []
+            for channels in CHANNELS:
+                plain = tf.keras.layers.Conv2D(channels, 3, padding="same", use_bias=False)
+                layers = {"plain": plain, "winograd": lowering.Winograd(channels)}
+                files = {}
+                for name, layer in layers.items():
+                    image = tf.keras.Input((side, side, channels), 1)
+                    converter = tf.lite.TFLiteConverter.from_keras_model(tf.keras.Model(image, layer(image)))
+                    files[name] = converter.convert()
+                times = in_turns(written(files, scratch), count)
+                ratios.append(ratio(times["plain"], times["winograd"]))
+            print(f"{f'{side} x {side}':18}" + "".join(ratios), flush=True)
 
 
 def head(threads: int, *columns: str) -> None:
@@ -134,6 +154,12 @@ def least(times: np.ndarray | None) -> str:
 
 def ratio(times: np.ndarray | None, others: np.ndarray | None) -> str:
     return f"{'-':>12}" if times is None or others is None else f"{np.median(times) / np.median(others):12.3f}"
+
+
+def entries() -> dict[str, Quantization]:
+    """What is measured, by the name it is printed under."""
+    plain = {scheme: entry(scheme) for scheme in SCHEMES}
+    return plain | {name: entry(scheme, winograd=True) for name, scheme in WINOGRAD.items()}
 
 
 def entry(scheme: str, **more: bool) -> Quantization:
@@ -195,14 +221,15 @@ def written(files: dict, directory: Path) -> dict:
     return paths
 
 
-def in_turns(files: dict, size: tuple[int, int], threads: int) -> dict:
+def in_turns(files: dict, threads: int) -> dict:
     """Milliseconds [rounds] of each file, the fastest run in each round."""
     classifiers = {key: runtime.Classifier(path, threads) for key, path in files.items()}
-    image = np.random.default_rng(0).integers(256, size=(*size, 3), dtype=np.uint8)
     times = {key: [] for key in files}
     for _ in range(ROUNDS):
         for key, classifier in classifiers.items():
-            runs = 1 if key == SLOW else RUNS if size == SIZE else 20 * RUNS
+            shape = classifier.input["shape"][1:]
+            image = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+            runs = 1 if key == SLOW else RUNS if tuple(shape[:2]) == SIZE else 20 * RUNS
             times[key].append(classifier.latencies(image, warmup_runs=1, runs=runs).min())
     return {key: np.array(found) for key, found in times.items()}
 
