@@ -31,13 +31,14 @@ import tensorflow as tf
 from pydantic import TypeAdapter
 
 from benchmarks.hub import HubModule
-from stages import scores
-from stages.artifacts import FINETUNED
+from bitlite.bit import model, network
+from bitlite.images import dataset
+from bitlite.litert import runtime
+from bitlite.tflite import conversion, lowering
+from bitlite.workflow import scores
+from bitlite.workflow.artifacts import FINETUNED
+from bitlite.workflow.params import Calibrated, Quantization
 from stages.benchmark import cpu
-from stages.bit import model, network
-from stages.images import dataset
-from stages.params import Calibrated, Quantization
-from stages.tflite import conversion, lowering, runtime
 
 SIZE = (224, 224)
 SCHEMES = ("float32", "float16", "dynamic", "int8", "int8_mixed", "int16x8", "int4")

@@ -6,7 +6,7 @@ as the network runs, every padding is an operator of its own, and GroupNorm norm
 
 import tensorflow as tf
 
-from stages.bit.model import FINAL_NORM, HEAD, Bit
+from bitlite.bit.model import FINAL_NORM, HEAD, Bit
 
 GROUPS = 32
 

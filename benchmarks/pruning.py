@@ -25,13 +25,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from stages import finetune, prune, scores
-from stages.artifacts import FINETUNED
+from bitlite.bit import model, network
+from bitlite.images import dataset
+from bitlite.litert import latency, runtime
+from bitlite.pruning import pruning
+from bitlite.tflite import conversion
+from bitlite.training import hyperrule, training
+from bitlite.workflow import scores
+from bitlite.workflow.artifacts import FINETUNED
+from bitlite.workflow.params import Channels, Int8, Magnitude, Mixed, Scheme, load
+from stages import finetune, prune
 from stages.benchmark import cpu
-from stages.bit import hyperrule, model, network, pruning, training
-from stages.images import dataset
-from stages.params import Channels, Int8, Magnitude, Mixed, Scheme, load
-from stages.tflite import conversion, latency, runtime
 
 SCHEMES = (
     *(Scheme(scheme=name) for name in ("float32", "float16", "dynamic", "int4")),

@@ -24,7 +24,7 @@ from workflow import PROJECT, repro
 
 sys.path.insert(0, str(PROJECT))
 
-from stages.bit import model
+from bitlite.bit import model
 
 NETWORKS = {"r50x1": ((3, 4, 6, 3), 1), "r101x3": ((3, 4, 23, 3), 3)}
 SCHEMES = {
@@ -65,8 +65,9 @@ def workflow(name: str, folder: str, scratch: Path) -> None:
 
 def images(scratch: Path) -> None:
     """Prepare 100,000 images and read them twice, in one process; print what each part takes."""
-    from stages.images import dataset, sources
-    from stages.params import Dataset
+    from bitlite.images import dataset
+    from bitlite.sources import sources
+    from bitlite.workflow.params import Dataset
 
     def write(index: int) -> None:
         noise = np.random.default_rng(index).integers(256, size=(32, 32, 3), dtype=np.uint8)

@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from stages import scores
-from stages.artifacts import FINETUNED, PLOTS, write_csv
-from stages.bit import model, network, training
-from stages.images import dataset
+from bitlite.bit import model, network
+from bitlite.images import dataset
+from bitlite.training import training
+from bitlite.workflow import scores
+from bitlite.workflow.artifacts import FINETUNED, PLOTS, write_csv
 
 RATES = (0.5, 0.7, 0.8, 0.9)
 

@@ -15,11 +15,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from stages.bit import model, network, training
-from stages.bit.backbones import BIT_TINY_SHAPE
-from stages.bit.hyperrule import Recipe
-from stages.images import dataset, sources
-from stages.params import Dataset
+from bitlite.backbones.backbones import BIT_TINY_SHAPE
+from bitlite.bit import model, network
+from bitlite.images import dataset
+from bitlite.sources import sources
+from bitlite.training import training
+from bitlite.training.hyperrule import Recipe
+from bitlite.workflow.params import Dataset
 
 R50X1 = {"filters": 64, "units": (3, 4, 6, 3), "groups": 32, "root": 7, "pool": True}
 

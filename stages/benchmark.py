@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from stages import run
-from stages.artifacts import METRICS, PLOTS, TFLITE, write_csv, write_json
-from stages.params import load
-from stages.tflite import profile, runtime
+from bitlite.litert import runtime
+from bitlite.profiling import profile
+from bitlite.workflow.artifacts import METRICS, PLOTS, TFLITE, write_csv, write_json
+from bitlite.workflow.command import run
+from bitlite.workflow.params import load
 
 # Flags of /proc/cpuinfo by which XNNPACK chooses its code for int8 on x86 and ARM, the fastest first.
 INTEGER_INSTRUCTIONS = {

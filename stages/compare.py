@@ -12,8 +12,8 @@ import json
 import shutil
 from pathlib import Path
 
-from stages import run
-from stages.artifacts import (
+from bitlite.report import layers, picture, render, variants
+from bitlite.workflow.artifacts import (
     FINETUNED,
     METRICS,
     PLOTS,
@@ -25,8 +25,8 @@ from stages.artifacts import (
     write_csv,
     write_json,
 )
-from stages.params import Params, load
-from stages.report import layers, picture, render, variants
+from bitlite.workflow.command import run
+from bitlite.workflow.params import Params, load
 
 
 def main() -> None:

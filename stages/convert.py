@@ -6,12 +6,12 @@ Params quantization.Q; data/dataset (train to calibrate, validation to measure),
 models/tflite/P-Q.tflite, plots/convert/P-Q/layers.csv.
 """
 
-from stages import run
-from stages.artifacts import PLOTS, PRUNED, TFLITE, whole, write_csv
-from stages.bit import model
-from stages.images import dataset
-from stages.params import Calibrated, Mixed, entry, load
-from stages.tflite import conversion, layers
+from bitlite.bit import model
+from bitlite.images import dataset
+from bitlite.tflite import conversion, layers
+from bitlite.workflow.artifacts import PLOTS, PRUNED, TFLITE, whole, write_csv
+from bitlite.workflow.command import run
+from bitlite.workflow.params import Calibrated, Mixed, entry, load
 
 # Validation images, at most, that the error of each layer is measured on. LiteRT has no fast code for int16
 # activations: an image takes it some fifty times as long.

@@ -6,19 +6,21 @@
 The seed is for a backbone without weights of its own, which pretraining starts from.
 """
 
-from stages import InputError, run
-from stages.artifacts import BACKBONE
-from stages.params import load
+from bitlite.workflow.artifacts import BACKBONE
+from bitlite.workflow.command import run
+from bitlite.workflow.errors import InputError
+from bitlite.workflow.params import load
 
 
 def main(part: str) -> None:
     params = load()
     if part == "dataset":
-        from stages.images import sources
+        from bitlite.sources import sources
 
         sources.prepare(params.dataset)
     elif part == "backbone":
-        from stages.bit import backbones, model
+        from bitlite.backbones import backbones
+        from bitlite.bit import model
 
         model.save(backbones.fetch(params.backbone, seed=params.seed), BACKBONE)
     else:

@@ -10,11 +10,12 @@ import gzip
 
 import numpy as np
 
-from stages import run, scores
-from stages.artifacts import FINETUNED_PREDICTIONS, METRICS, PLOTS, TFLITE, read_csv, write_csv, write_json
-from stages.images import dataset
-from stages.params import load
-from stages.tflite import runtime
+from bitlite.images import dataset
+from bitlite.litert import runtime
+from bitlite.workflow import scores
+from bitlite.workflow.artifacts import FINETUNED_PREDICTIONS, METRICS, PLOTS, TFLITE, read_csv, write_csv, write_json
+from bitlite.workflow.command import run
+from bitlite.workflow.params import load
 
 
 def main(variant: str) -> None:

@@ -16,8 +16,11 @@ from pathlib import Path
 from dvclive import Live
 from scmrepo.exceptions import SCMError
 
-from stages import InputError, run, scores
-from stages.artifacts import (
+from bitlite.bit import model, network
+from bitlite.images import dataset
+from bitlite.training import hyperrule, training
+from bitlite.workflow import scores
+from bitlite.workflow.artifacts import (
     BACKBONE,
     FINETUNED,
     FINETUNED_PREDICTIONS,
@@ -27,9 +30,9 @@ from stages.artifacts import (
     write_csv,
     write_json,
 )
-from stages.bit import hyperrule, model, network, training
-from stages.images import dataset
-from stages.params import Finetune, load
+from bitlite.workflow.command import run
+from bitlite.workflow.errors import InputError
+from bitlite.workflow.params import Finetune, load
 
 
 def recipe_of(params: Finetune) -> hyperrule.Recipe:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
-from stages import run, scores
-from stages.artifacts import FINETUNED, METRICS, PLOTS, PRUNED, write_csv, write_json
-from stages.bit import model
-from stages.params import Params, Pruning, entry, load
+from bitlite.bit import model
+from bitlite.workflow import scores
+from bitlite.workflow.artifacts import FINETUNED, METRICS, PLOTS, PRUNED, write_csv, write_json
+from bitlite.workflow.command import run
+from bitlite.workflow.params import Params, Pruning, entry, load
 
 # Training images that importance is measured on: as many as these multiply-adds let through, within these bounds.
 SAMPLE_MACS, SAMPLE = 2e11, (32, 512)
@@ -39,9 +40,11 @@ def main(name: str) -> None:
 
 def pruned(original: model.Bit, name: str, params: Params) -> tuple[model.Bit, dict]:
     """The pruned and recovered model, and its metrics."""
+    from bitlite.bit import network
+    from bitlite.images import dataset
+    from bitlite.pruning import pruning
+    from bitlite.training import hyperrule, training
     from stages import finetune  # these bring TensorFlow, which an entry without pruning does not need
-    from stages.bit import hyperrule, network, pruning, training
-    from stages.images import dataset
 
     recipe = finetune.recipe_of(params.finetune)
     train, validation = finetune.images_of(recipe, params.finetune.cache_mb)
@@ -59,7 +62,7 @@ def pruned(original: model.Bit, name: str, params: Params) -> tuple[model.Bit, d
 
 def sampled(train, recipe, bit: model.Bit, seed: int) -> Iterator:
     """Batches of training images, without mixup, that importance for `bit` is measured on."""
-    from stages.bit import training
+    from bitlite.training import training
 
     fewest, most = SAMPLE
     count = int(min(max(SAMPLE_MACS // bit.macs, fewest), most))
@@ -69,8 +72,9 @@ def sampled(train, recipe, bit: model.Bit, seed: int) -> Iterator:
 
 def recovery(original: model.Bit, train, validation, params: Params, log: Callable) -> Callable:
     """Trains a pruned model as its entry says, `original` being the teacher; `log` counts on from part to part."""
+    from bitlite.bit import network
+    from bitlite.training import training
     from stages import finetune
-    from stages.bit import network, training
 
     done = 0
 

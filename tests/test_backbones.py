@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from loopback import closed_port, sends, server
 
-from stages import InputError
-from stages.bit import backbones, model
-from stages.bit.backbones import fetch
-from stages.params import Backbone
+from bitlite.backbones import backbones
+from bitlite.backbones.backbones import fetch
+from bitlite.bit import model
+from bitlite.workflow.errors import InputError
+from bitlite.workflow.params import Backbone
 
 ROOT_KERNEL = f"{model.ROOT}/kernel"
 

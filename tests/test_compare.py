@@ -14,12 +14,9 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from stages import compare
-from stages.artifacts import read_csv, write_csv, write_json
-from stages.bit import model as bit_model
-from stages.params import Params, load
-from stages.report import layers, picture, render
-from stages.report.variants import (
+from bitlite.bit import model as bit_model
+from bitlite.report import layers, picture, render
+from bitlite.report.variants import (
     BENCHMARK,
     EVALUATION,
     Comparison,
@@ -32,6 +29,9 @@ from stages.report.variants import (
     tradeoff_rows,
     wilson,
 )
+from bitlite.workflow.artifacts import read_csv, write_csv, write_json
+from bitlite.workflow.params import Params, load
+from stages import compare
 
 LABELS = ("daisy", "dandelion", "rose")
 IMAGE_SIZE = (16, 24)
@@ -488,7 +488,7 @@ def test_prediction_of_an_unknown_class_is_named():
 @pytest.fixture(scope="module")
 def keras_model():
     """A BiT with a random head, so that its logits differ."""
-    from stages.tflite import lowering
+    from bitlite.tflite import lowering
 
     bit = bit_model.with_head(
         bit_model.untrained(

@@ -16,9 +16,9 @@ import loopback
 import pytest
 from loopback import Flaky, sends, server
 
-from stages import InputError
-from stages.bit import fetching
-from stages.bit.fetching import fetched, resolved
+from bitlite.backbones import fetching
+from bitlite.backbones.fetching import fetched, resolved
+from bitlite.workflow.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 HALF = 16 * fetching.CHUNK

@@ -1,8 +1,8 @@
 import pytest
 
-from stages.bit import hyperrule
-from stages.bit.hyperrule import Recipe, learning_rate, recipe
-from stages.params import Channels, Combine, Finetune, Magnitude
+from bitlite.training import hyperrule
+from bitlite.training.hyperrule import Recipe, learning_rate, recipe
+from bitlite.workflow.params import Channels, Combine, Finetune, Magnitude
 
 SMALL, LARGE = 32 * 32, 500 * 400
 

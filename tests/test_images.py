@@ -17,9 +17,10 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from stages import InputError
-from stages.images import dataset, sources
-from stages.params import Dataset
+from bitlite.images import dataset
+from bitlite.sources import sources
+from bitlite.workflow.errors import InputError
+from bitlite.workflow.params import Dataset
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(__file__).parents[2] / "shared" / "data"

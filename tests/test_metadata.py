@@ -8,8 +8,9 @@ from ai_edge_litert.tools import flatbuffer_utils
 from flatbuffers import number_types as n
 from test_tflite import bit_of, photos
 
-from stages.params import Int8, Scheme
-from stages.tflite import conversion, metadata, packing, runtime
+from bitlite.litert import runtime
+from bitlite.tflite import conversion, metadata, packing
+from bitlite.workflow.params import Int8, Scheme
 
 LABELS = ("tulip", "daisy, white", "Löwenzahn")
 SCHEMES = (Scheme(scheme="float32"), Int8(scheme="int8"), Scheme(scheme="int4"))

@@ -5,9 +5,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from stages import InputError
-from stages.bit import model
-from stages.bit.model import FINAL_NORM, HEAD, ROOT, Bit
+from bitlite.bit import model
+from bitlite.bit.model import FINAL_NORM, HEAD, ROOT, Bit
+from bitlite.workflow.errors import InputError
 
 R50 = (3, 4, 6, 3)
 

@@ -6,11 +6,11 @@ import tensorflow as tf
 from numpy.lib.stride_tricks import sliding_window_view
 
 from benchmarks.hub import HubModule
-from stages.bit import network
-from stages.bit.backbones import BIT_TINY_SHAPE, fetch
-from stages.bit.model import HEAD, ROOT, fold, standardize, untrained, with_head
-from stages.params import Backbone
-from stages.tflite import lowering
+from bitlite.backbones.backbones import BIT_TINY_SHAPE, fetch
+from bitlite.bit import network
+from bitlite.bit.model import HEAD, ROOT, fold, standardize, untrained, with_head
+from bitlite.tflite import lowering
+from bitlite.workflow.params import Backbone
 
 PUBLISHED = {"filters": 32, "units": (1, 2), "groups": 32, "root": 7, "pool": True}
 TINY = {**BIT_TINY_SHAPE, "units": (1, 2)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from stages import params
+from bitlite.workflow import params
 
 ROOT = Path(__file__).parents[1]
 NAN, INFINITY = float("nan"), float("inf")

@@ -7,8 +7,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from stages import InputError
-from stages.images import dataset
+from bitlite.images import dataset
+from bitlite.workflow.errors import InputError
 
 COUNT = 12
 

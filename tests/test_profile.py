@@ -8,10 +8,11 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from stages.bit.model import fold, untrained, with_head
-from stages.params import Int8, Scheme
-from stages.tflite import conversion, profile
-from stages.tflite.profile import Event, Operator, Recording
+from bitlite.bit.model import fold, untrained, with_head
+from bitlite.profiling import profile
+from bitlite.profiling.profile import Event, Operator, Recording
+from bitlite.tflite import conversion
+from bitlite.workflow.params import Int8, Scheme
 
 SIZE = (24, 16)
 

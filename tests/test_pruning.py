@@ -1,12 +1,15 @@
 import numpy as np
 import pytest
 
-from stages import InputError
-from stages.bit import channels, network, pruning, training
-from stages.bit.hyperrule import Recipe
-from stages.bit.model import HEAD, ROOT, fold, untrained, with_head
-from stages.params import NM, Channels, Combine, Int8, Magnitude, Scheme, Units
-from stages.tflite import conversion, runtime
+from bitlite.bit import network
+from bitlite.bit.model import HEAD, ROOT, fold, untrained, with_head
+from bitlite.litert import runtime
+from bitlite.pruning import channels, pruning
+from bitlite.tflite import conversion
+from bitlite.training import training
+from bitlite.training.hyperrule import Recipe
+from bitlite.workflow.errors import InputError
+from bitlite.workflow.params import NM, Channels, Combine, Int8, Magnitude, Scheme, Units
 
 DENSE = {f"{ROOT}/kernel", f"{HEAD}/kernel"}
 UNITS = ("resnet/block1/unit01", "resnet/block1/unit02")

@@ -7,11 +7,11 @@ import pytest
 from ai_edge_litert.tools import flatbuffer_utils
 from test_tflite import bit_of, photos
 
-from stages import InputError
-from stages.bit import network
-from stages.bit.model import HEAD, ROOT
-from stages.params import Int8, Mixed, Scheme
-from stages.tflite import conversion, layers, quantizer
+from bitlite.bit import network
+from bitlite.bit.model import HEAD, ROOT
+from bitlite.tflite import conversion, layers, quantizer
+from bitlite.workflow.errors import InputError
+from bitlite.workflow.params import Int8, Mixed, Scheme
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from stages import scores
-from stages.bit import model
+from bitlite.bit import model
+from bitlite.workflow import scores
 
 
 def among_highest(logits, label, k):

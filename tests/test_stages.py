@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages import InputError, benchmark, convert, evaluate, finetune, prune
-from stages.artifacts import INTERRUPTED, read_csv
-from stages.bit import model
-from stages.images import dataset
-from stages.params import Finetune
-from stages.tflite import runtime
+from bitlite.bit import model
+from bitlite.images import dataset
+from bitlite.litert import runtime
+from bitlite.workflow.artifacts import INTERRUPTED, read_csv
+from bitlite.workflow.errors import InputError
+from bitlite.workflow.params import Finetune
+from stages import benchmark, convert, evaluate, finetune, prune
 
 ROOT = Path(__file__).parents[1]
 PARAMS = """

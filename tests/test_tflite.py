@@ -12,11 +12,12 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from PIL import Image
 
-from stages import InputError
-from stages.bit import network
-from stages.bit.model import fold, untrained, with_head
-from stages.params import Int8, Mixed, Scheme
-from stages.tflite import conversion, packing, runtime
+from bitlite.bit import network
+from bitlite.bit.model import fold, untrained, with_head
+from bitlite.litert import runtime
+from bitlite.tflite import conversion, packing
+from bitlite.workflow.errors import InputError
+from bitlite.workflow.params import Int8, Mixed, Scheme
 
 SCHEMES = {
     **{name: Scheme(scheme=name) for name in ("float32", "float16", "dynamic", "int4")},

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from stages import InputError
-from stages.bit import network, training
-from stages.bit.hyperrule import Recipe, learning_rate
-from stages.bit.model import HEAD, untrained, with_head
+from bitlite.bit import network
+from bitlite.bit.model import HEAD, untrained, with_head
+from bitlite.training import training
+from bitlite.training.hyperrule import Recipe, learning_rate
+from bitlite.workflow.errors import InputError
 
 RECIPE = Recipe(
     steps=20, batch_size=12, learning_rate=0.03, resize=8, image_size=8, warmup=4, decays=(10, 15, 18), flip=True

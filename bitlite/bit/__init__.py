@@ -1,0 +1,1 @@
+"""BigTransfer as data and as Keras network."""

@@ -1,0 +1,177 @@
+"""A BiT as a Keras model: exactly Google's network, from layers that bear BiT's own variable names.
+
+`Parts` are in the form for training; bitlite/tflite/lowering.py has the form that TFLite runs fast.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import tensorflow as tf
+
+from bitlite.bit.model import FINAL_NORM, HEAD, ROOT, ROOT_STRIDE, STANDARDIZATION_EPSILON, Bit
+
+layers = tf.keras.layers
+# The layer whose output the head reads.
+FEATURES = "resnet/features"
+GROUP_NORM_EPSILON = 1e-5
+
+
+class StdConv2D(layers.Conv2D):
+    """Convolution with weight standardisation (Qiao et al., arXiv:1903.10520), without bias as in BiT."""
+
+    def add_weight(self, *args, **kwargs):
+        # Standardised in float32 whatever the precision.
+        return super().add_weight(*args, experimental_autocast=False, **kwargs)
+
+    def convolution_op(self, inputs, kernel):
+        mean, variance = tf.nn.moments(kernel, axes=[0, 1, 2], keepdims=True)
+        kernel = (kernel - mean) / tf.sqrt(variance + STANDARDIZATION_EPSILON)
+        return super().convolution_op(inputs, tf.cast(kernel, inputs.dtype))
+
+
+class GroupNorm(layers.Layer):
+    """GroupNorm (Wu & He, arXiv:1803.08494) over [batch, height, width, channels], in the form for training."""
+
+    def __init__(self, groups: int, **kwargs):
+        super().__init__(**kwargs)
+        self.groups = groups
+
+    def build(self, shape):
+        # Statistics need float32 whatever the precision.
+        self.gamma, self.beta = (
+            self.add_weight(name=name, shape=shape[-1:], initializer=initializer, experimental_autocast=False)
+            for name, initializer in (("gamma", "ones"), ("beta", "zeros"))
+        )
+
+    def call(self, inputs):
+        return tf.cast(self._normalized(tf.cast(inputs, tf.float32)), inputs.dtype)
+
+    def _normalized(self, inputs):
+        # The moments of a group from those of its channels: faster than moments over a 5-D reshape, and as exact.
+        means, variances = tf.nn.moments(inputs, axes=[1, 2])
+        mean, between = tf.nn.moments(self._grouped(means), axes=[2], keepdims=True)
+        variance = tf.reduce_mean(self._grouped(variances), axis=2, keepdims=True) + between
+        scale = self._grouped(self.gamma) * tf.math.rsqrt(variance + GROUP_NORM_EPSILON)
+        shift = self._grouped(self.beta) - mean * scale
+        return inputs * self._spread(scale) + self._spread(shift)
+
+    def _grouped(self, channels):
+        """[..., channels] as [batch or 1, groups, channels of a group]."""
+        return tf.reshape(channels, [-1, self.groups, channels.shape[-1] // self.groups])
+
+    def _spread(self, grouped):
+        """The inverse of `_grouped`, as [batch, 1, 1, channels]."""
+        return tf.reshape(grouped, [-1, 1, 1, grouped.shape[1] * grouped.shape[2]])
+
+
+@contextmanager
+def precision(name: str) -> Iterator[None]:
+    """Networks that are built inside compute in float32, or for "mixed" in bfloat16, and hold float32 weights."""
+    tf.keras.mixed_precision.set_global_policy({"float32": "float32", "mixed": "mixed_bfloat16"}[name])
+    try:
+        yield
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+
+
+class Parts:
+    """What the network of `bit` is built of, in the form for training. A layer bears the path of its weights.
+
+    weights: what the layers hold, by name.
+    """
+
+    def __init__(self, bit: Bit):
+        self.bit = bit
+        self.weights = dict(bit.weights)
+        self.conv_type = StdConv2D if bit.architecture.standardized else layers.Conv2D
+
+    def root(self, inputs):
+        return self.conv(inputs, ROOT, ROOT_STRIDE)
+
+    def conv(self, inputs, path: str, stride: int = 1):
+        side, _, _, filters = self.weights[f"{path}/kernel"].shape
+        padding = "same"
+        # Strides let TF pad an even image at the bottom and right first, BiT pads all four sides.
+        if stride > 1 and side > 1 and any(size % 2 == 0 for size in inputs.shape[1:3]):
+            inputs, padding = pad(inputs, path, side // 2, side // 2), "valid"
+        return self.conv_type(filters, side, stride, padding, use_bias=False, name=path)(inputs)
+
+    def norm(self, inputs, path: str):
+        return GroupNorm(self.bit.groups(path), name=path)(inputs)
+
+
+def pad(inputs, path: str, before: int, after: int):
+    """`inputs` with zeros around them, for the layer `path`: so many rows above and columns before, and behind."""
+    return layers.ZeroPadding2D(((before, after), (before, after)), name=f"{path}/pad")(inputs)
+
+
+def build(bit: Bit, form: Callable[[Bit], Parts] = Parts) -> tf.keras.Model:
+    """The Keras model of `bit`: RGB pixels [batch, height, width, 3] in 0..255 to logits [batch, classes].
+
+    A layer's name is the path of its weights in BiT's names, so a variable's name is BiT's.
+    """
+    parts = form(bit)
+
+    def norm_relu(inputs, path):
+        return layers.ReLU(name=f"{path}/relu")(parts.norm(inputs, path))
+
+    pixels = tf.keras.Input((*bit.architecture.image_size, 3), name="pixels")
+    x = parts.root(layers.Rescaling(1 / 127.5, offset=-1, name="normalize")(pixels))
+    if bit.architecture.pool:
+        x = pad(x, "resnet/root_block", 1, 1)
+        x = layers.MaxPooling2D(3, 2, name="resnet/root_block/pool")(x)
+    for unit in bit.units:
+        preactivated = norm_relu(x, f"{unit.prefix}/a/group_norm")
+        if unit.projected:
+            x = parts.conv(preactivated, f"{unit.prefix}/a/proj/standardized_conv2d", unit.stride)
+        y = parts.conv(preactivated, f"{unit.prefix}/a/standardized_conv2d")
+        y = norm_relu(y, f"{unit.prefix}/b/group_norm")
+        y = parts.conv(y, f"{unit.prefix}/b/standardized_conv2d", unit.stride)
+        y = norm_relu(y, f"{unit.prefix}/c/group_norm")
+        y = parts.conv(y, f"{unit.prefix}/c/standardized_conv2d")
+        x = layers.Add(name=f"{unit.prefix}/add")([x, y])
+    x = norm_relu(x, FINAL_NORM)
+    x = layers.GlobalAveragePooling2D(keepdims=True, name=FEATURES)(x)
+    x = layers.Conv2D(len(bit.architecture.labels), 1, name=HEAD)(x)
+    model = tf.keras.Model(pixels, layers.Flatten(name="logits")(x), name="bit")
+    set_weights(model, parts.weights)
+    return model
+
+
+def only_head_trained(model: tf.keras.Model) -> bool:
+    """Whether training would change the head alone."""
+    return all(name_of(variable).startswith(HEAD) for variable in model.trainable_variables)
+
+
+def split(model: tf.keras.Model) -> tuple[tf.keras.Model, tf.keras.Model]:
+    """The trunk, from pixels to features [batch, 1, 1, channels], and the head, from these to logits, of `model`.
+
+    They share its layers.
+    """
+    features = model.get_layer(FEATURES).output
+    return tf.keras.Model(model.input, features), tf.keras.Model(features, model.output)
+
+
+def set_trainable(model: tf.keras.Model, part: str) -> None:
+    """Freeze all but `part`: all, head, or last_block (with the norm and the head behind it)."""
+    last_block = max(layer.name.split("/")[1] for layer in model.layers if "/block" in layer.name)
+    trained = {"all": "", "head": HEAD, "last_block": (f"resnet/{last_block}/", FINAL_NORM, HEAD)}[part]
+    for layer in model.layers:
+        layer.trainable = layer.name.startswith(trained)
+
+
+def set_weights(model: tf.keras.Model, weights: dict[str, np.ndarray]) -> None:
+    """Copy `weights` into `model` by name."""
+    for variable in model.weights:
+        variable.assign(weights[name_of(variable)])
+
+
+def get_weights(model: tf.keras.Model) -> dict[str, np.ndarray]:
+    """The weights of `model` under BiT's names."""
+    return {name_of(variable): variable.numpy() for variable in model.weights}
+
+
+def name_of(variable: tf.Variable) -> str:
+    """BiT's name of a variable: without TensorFlow's output index."""
+    return variable.name.removesuffix(":0")

@@ -1,0 +1,1 @@
+"""Running a .tflite file, and looking into it."""

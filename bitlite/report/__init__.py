@@ -1,0 +1,1 @@
+"""The choice among variants, and the report on it."""

@@ -1,0 +1,1 @@
+"""A BiT to .tflite files."""

@@ -1,0 +1,139 @@
+"""TFLite metadata: what a .tflite file says of itself, so that tools such as MediaPipe run it without being told.
+
+The schema is metadata_schema.fbs of google-ai-edge/mediapipe (mediapipe/tasks/metadata), version 1. A file holds a
+flatbuffer of it in the buffer that its metadata list calls TFLITE_METADATA, and ends in a zip archive of the files
+that this one mentions: any tool for zip archives reads the labels.
+"""
+
+import io
+import zipfile
+
+import flatbuffers
+import numpy as np
+
+from bitlite.bit.model import Architecture
+
+IDENTIFIER = b"M001"
+LABELS = "labels.txt"
+# The fields of the schema's tables in its order, which numbers them, up to the last one used. A union takes two.
+FIELDS = {
+    "ModelMetadata": (
+        "name", "description", "version", "subgraph_metadata", "author", "license", "associated_files",
+        "min_parser_version",
+    ),
+    "SubGraphMetadata": ("name", "description", "input_tensor_metadata", "output_tensor_metadata"),
+    "TensorMetadata": (
+        "name", "description", "dimension_names", "content", "process_units", "stats", "associated_files",
+    ),
+    "Content": ("content_properties_type", "content_properties", "range"),
+    "FeatureProperties": (),
+    "ImageProperties": ("color_space", "default_size"),
+    "ImageSize": ("width", "height"),
+    "ProcessUnit": ("options_type", "options"),
+    "NormalizationOptions": ("mean", "std"),
+    "Stats": ("max", "min"),
+    "AssociatedFile": ("name", "description", "type"),
+}  # fmt: skip
+# Members of the schema's unions ContentProperties and ProcessUnitOptions, and of its enumerations.
+FEATURE_PROPERTIES, IMAGE_PROPERTIES, NORMALIZATION_OPTIONS = np.uint8(1), np.uint8(2), np.uint8(1)
+RGB, TENSOR_AXIS_LABELS = np.int8(1), np.int8(2)
+
+
+class Table:
+    """A table of the schema with some of its fields: NumPy scalars, texts, tables, lists of floats or of tables."""
+
+    def __init__(self, kind: str, **fields):
+        self.size = len(FIELDS[kind])
+        self.fields = {FIELDS[kind].index(name): value for name, value in fields.items()}
+
+
+def metadata(architecture: Architecture, scheme: str) -> bytes:
+    """The flatbuffer for a file of this scheme: RGB pixels in 0..255 in, the normalisation being BiT's own; logits out.
+
+    Equal input gives equal bytes.
+    """
+    height, width = architecture.image_size
+    pixels = Table(
+        "TensorMetadata",
+        name="pixels",
+        description=f"RGB image of {height} x {width} pixels in 0..255, resized without keeping the aspect.",
+        content=Table(
+            "Content",
+            content_properties_type=IMAGE_PROPERTIES,
+            content_properties=Table(
+                "ImageProperties",
+                color_space=RGB,
+                default_size=Table("ImageSize", width=np.uint32(width), height=np.uint32(height)),
+            ),
+        ),
+        process_units=[
+            Table(
+                "ProcessUnit",
+                options_type=NORMALIZATION_OPTIONS,
+                options=Table("NormalizationOptions", mean=[0.0], std=[1.0]),
+            )
+        ],
+        stats=Table("Stats", max=[255.0], min=[0.0]),
+    )
+    logits = Table(
+        "TensorMetadata",
+        name="logits",
+        description="Logits of the classes; a softmax makes probabilities of them.",
+        content=Table(
+            "Content",
+            content_properties_type=FEATURE_PROPERTIES,
+            content_properties=Table("FeatureProperties"),
+        ),
+        associated_files=[
+            Table("AssociatedFile", name=LABELS, description="Names of the classes.", type=TENSOR_AXIS_LABELS)
+        ],
+    )
+    builder = flatbuffers.Builder()
+    root = Table(
+        "ModelMetadata",
+        name=architecture.name,
+        description=f"BiT image classifier of {len(architecture.labels)} classes, quantized as {scheme}.",
+        subgraph_metadata=[Table("SubGraphMetadata", input_tensor_metadata=[pixels], output_tensor_metadata=[logits])],
+        min_parser_version="1.0.0",
+    )
+    builder.Finish(_write(builder, root), IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def with_labels(content: bytes, labels: tuple[str, ...]) -> bytes:
+    """The .tflite file with a zip archive behind it that holds the class names, one a line."""
+    file = io.BytesIO(content)
+    with zipfile.ZipFile(file, "a") as archive:
+        # A ZipInfo of its own has no time of writing.
+        archive.writestr(zipfile.ZipInfo(LABELS), "".join(f"{label}\n" for label in labels))
+    return file.getvalue()
+
+
+def _write(builder: flatbuffers.Builder, value: str | list | Table) -> int:
+    """Where `value` lies in `builder`, after it has been written with all that it refers to."""
+    if isinstance(value, str):
+        return builder.CreateString(value)
+    if isinstance(value, list) and isinstance(value[0], float):
+        return builder.CreateNumpyVector(np.array(value, np.float32))
+    if isinstance(value, list):
+        places = [_write(builder, table) for table in value]
+        builder.StartVector(4, len(places), 4)
+        for place in reversed(places):
+            builder.PrependUOffsetTRelative(place)
+        return builder.EndVector()
+    slots = {
+        number: field if isinstance(field, np.generic) else _write(builder, field)
+        for number, field in value.fields.items()
+    }
+    builder.StartObject(value.size)
+    for number, slot in slots.items():
+        match slot:
+            case np.int8():
+                builder.PrependInt8Slot(number, slot, 0)
+            case np.uint8():
+                builder.PrependUint8Slot(number, slot, 0)
+            case np.uint32():
+                builder.PrependUint32Slot(number, slot, 0)
+            case _:
+                builder.PrependUOffsetTRelativeSlot(number, slot, 0)
+    return builder.EndObject()

@@ -1,0 +1,1 @@
+"""BiT-HyperRule, and training."""

@@ -1,0 +1,1 @@
+"""What every stage shares: params.yaml, paths, files, metrics, errors."""

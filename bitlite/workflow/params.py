@@ -1,0 +1,279 @@
+"""params.yaml, checked as a whole: every stage calls `load()` before any work."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from bitlite.workflow.errors import InputError
+
+Auto = Literal["auto"]
+Share = Annotated[float, Field(ge=0, le=1)]
+# 0 < share < 1
+Part = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# A variant's name becomes part of stage names, of file names and of dotted keys of params.yaml.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+Pixels = Annotated[int, Field(ge=8, le=2048)]
+
+
+class Section(BaseModel):
+    """A mapping of params.yaml: no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        unknown = [key for key in data if key not in cls.model_fields] if isinstance(data, dict) else []
+        if unknown:
+            raise ValueError(f"unknown key {unknown[0]!r}; allowed: {', '.join(cls.model_fields)}")
+        return data
+
+
+class Dataset(Section):
+    name: Annotated[str, Field(min_length=1)]
+    data_dir: str | None = None
+    validation: Part = 0.15
+    test: Part = 0.15
+    examples_per_class: Positive | None = None
+    max_examples: Positive | None = None
+    on_error: Literal["fail", "skip"] = "fail"
+
+    @model_validator(mode="after")
+    def _leaves_training_images(self):
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation + test is {self.validation + self.test:g}, which leaves nothing to train on")
+        return self
+
+
+class Backbone(Section):
+    name: Annotated[str, Field(min_length=1)]
+    source: Annotated[str, Field(min_length=1)] | None = None
+
+
+class Finetune(Section):
+    trainable: Literal["all", "head", "last_block"] = "all"
+    steps: Auto | Count = "auto"
+    batch_size: Auto | Positive = "auto"
+    learning_rate: Auto | PositiveFloat = "auto"
+    image_size: Auto | Pixels = "auto"
+    resize: Auto | Pixels = "auto"
+    mixup: Auto | Share = "auto"
+    flip: bool = True
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    batch_split: Positive = 1
+    precision: Literal["float32", "mixed"] = "float32"
+    devices: Literal["one", "all", "all_hosts"] = "one"
+    cache_mb: Count = 1000
+
+    @model_validator(mode="after")
+    def _crops_from_resized(self):
+        if isinstance(self.resize, int) and (self.image_size == "auto" or self.resize < self.image_size):
+            raise ValueError(f"resize {self.resize} needs an image_size of at most that, got {self.image_size}")
+        return self
+
+
+class Recovery(Section):
+    """Training after pruning; with `distillation` the fine-tuned model teaches (Hinton et al., arXiv:1503.02531)."""
+
+    steps: Auto | Count = "auto"
+    batch_size: Positive = 32
+    learning_rate: PositiveFloat = 0.003
+    learning_rate_schedule: Literal["cosine", "hyperrule", "constant"] = "cosine"
+    distillation: Share = 0.0
+    temperature: PositiveFloat = 2.0
+
+
+class NoPruning(Section):
+    method: Literal["none"]
+
+
+# Patterns of convolutions' paths, with the wildcards of shells.
+Layers = Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None
+
+
+class Magnitude(Recovery):
+    method: Literal["magnitude"]
+    sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.8
+    schedule: Literal["polynomial", "constant"] = "polynomial"
+    layers: Layers = None
+
+
+class NM(Recovery):
+    method: Literal["n_m"]
+    zeros: Positive = 2
+    of: Positive = 4
+    layers: Layers = None
+
+    @model_validator(mode="after")
+    def _leaves_weights(self):
+        if self.zeros >= self.of:
+            raise ValueError(f"zeros is {self.zeros}, which leaves nothing of {self.of} weights")
+        return self
+
+
+class Channels(Recovery):
+    method: Literal["channels"]
+    keep: Annotated[float, Field(gt=0, le=1)] | None = None
+    target_macs: Part | None = None
+    target_parameters: Part | None = None
+    target_latency: Part | None = None
+    importance: Literal["norm", "taylor"] = "taylor"
+
+    @model_validator(mode="after")
+    def _one_size(self):
+        sizes = ("keep", "target_macs", "target_parameters", "target_latency")
+        if sum(getattr(self, size) is not None for size in sizes) != 1:
+            raise ValueError(f"needs one of {', '.join(sizes)}")
+        return self
+
+
+class Units(Recovery):
+    method: Literal["units"]
+    remove: Positive = 1
+
+
+class Combine(Section):
+    """Several methods one after the other, each with its own recovery."""
+
+    method: Literal["combine"]
+    parts: Annotated[
+        tuple[Annotated[Magnitude | NM | Channels | Units, Field(discriminator="method")], ...],
+        Field(min_length=2, strict=False),
+    ]
+
+    @model_validator(mode="after")
+    def _zeros_stay(self):
+        if any(isinstance(part, Magnitude | NM) for part in self.parts[:-1]):
+            raise ValueError("only the last part can be magnitude or n_m: what comes after would train zeros away")
+        return self
+
+
+class Scheme(Section):
+    """A scheme that needs no training images: activations are float32, or quantized as they come."""
+
+    scheme: Literal["float32", "float16", "dynamic", "int4"]
+    winograd: bool = False
+
+    @model_validator(mode="after")
+    def _takes_winograd(self):
+        if self.winograd and self.scheme == "int4":
+            raise ValueError("int4 has no winograd; float32, float16 and dynamic have")
+        return self
+
+
+class Calibrated(Section):
+    """A scheme that learns the ranges of activations from training images."""
+
+    calibration_images: Positive = 256
+    calibration_seed: Seed = 0
+    calibration_balanced: bool = True
+
+
+class Int8(Calibrated):
+    """Integers throughout: int8 weights, activations of int8 or int16."""
+
+    scheme: Literal["int8", "int16x8"]
+
+
+class Mixed(Calibrated):
+    scheme: Literal["int8_mixed"]
+    keep_float: Auto | Annotated[tuple[str, ...], Field(strict=False)] = ()
+    max_accuracy_drop: Share = 0.01
+
+
+class Benchmark(Section):
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    warmup_runs: Count = 20
+    runs: Positive = 400
+
+
+class Compare(Section):
+    baseline: str = "dense-float32"
+    max_accuracy_drop: Share = 0.02
+    objective: Literal["size", "latency", "accuracy"] = "size"
+
+
+Pruning = Annotated[NoPruning | Magnitude | NM | Channels | Units | Combine, Field(discriminator="method")]
+Quantization = Annotated[Scheme | Int8 | Mixed, Field(discriminator="scheme")]
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: Seed = 0
+    dataset: Dataset
+    backbone: Backbone
+    finetune: Finetune = Finetune()
+    pruning: Annotated[dict[Name, Pruning], Field(min_length=1)] = {"dense": NoPruning(method="none")}
+    quantization: Annotated[dict[Name, Quantization], Field(min_length=1)] = {"float32": Scheme(scheme="float32")}
+    benchmark: Benchmark = Benchmark()
+    compare: Compare = Compare()
+
+    @property
+    def variants(self) -> list[str]:
+        """Names of all pairs of a pruning and a quantization, in the order of the file."""
+        return [f"{p}-{q}" for p in self.pruning for q in self.quantization]
+
+    @model_validator(mode="after")
+    def _baseline_exists(self):
+        if self.compare.baseline not in self.variants:
+            raise ValueError(f"compare.baseline is {self.compare.baseline!r}; allowed: {', '.join(self.variants)}")
+        return self
+
+
+def entry(section: dict[str, Section], name: str) -> Section:
+    """The entry of `pruning` or `quantization` that bears this name. Raises InputError if there is none."""
+    if name not in section:
+        raise InputError(f"params.yaml has no entry {name!r} there; it has: {', '.join(section)}")
+    return section[name]
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """The checked content of `path`. Exits with one line that names the key, its value and what is allowed."""
+    try:
+        # DVC reads YAML 1.2; PyYAML reads 1.1, where 1e-3 is a string and `on` a boolean.
+        content = YAML(typ="safe", pure=True).load(path)
+    except (OSError, ValueError, YAMLError) as error:
+        sys.exit(f"{path} cannot be read: {' '.join(str(error).split())}")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        sys.exit(f"{path}: {' '.join(_first_problem(error, content).split())}")
+
+
+def _first_problem(error: ValidationError, content: Any) -> str:
+    details = error.errors(include_url=False)
+    keys = [_key(detail, content) for detail in details]
+    # A value that fits none of a union's types has one entry for each of them.
+    reasons = [_reason(detail) for detail, key in zip(details, keys, strict=True) if key == keys[0]]
+    value = details[0]["input"]
+    received = "" if isinstance(value, dict) else f" is {value!r}"
+    others = len(set(keys)) - 1
+    return f"{keys[0]}{received}: {', or '.join(reasons)}" + (f" (and {others} more wrong keys)" if others else "")
+
+
+def _reason(detail: ErrorDetails) -> str:
+    if detail["type"] == "union_tag_not_found":
+        return f"needs the key {detail['ctx']['discriminator']}"
+    return detail["msg"].removeprefix("Value error, ")
+
+
+def _key(detail: ErrorDetails, content: Any) -> str:
+    """Dotted path of the faulty key: pydantic's own location also holds the types of a union that it tried."""
+    path, node = [], content
+    for part in detail["loc"]:
+        if isinstance(node, dict) and part in node:
+            path.append(str(part))
+            node = node[part]
+    if detail["type"] == "missing":
+        path.append(str(detail["loc"][-1]))
+    return ".".join(path) or "the file"
