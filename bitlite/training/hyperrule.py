@@ -16,9 +16,9 @@ MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run. Sizes are sides of squares in pixels; `resize` is what `image_size` is cropped from.
+    """A training run. Sizes are sides of squares in pixels.
 
-    After `warmup` the learning rate is a tenth after each of `decays`, or, if `cosine`, falls to 0 as half a cosine.
+    `image_size` is cropped at random from images of `resize` with `padding` grey pixels around them. After `warmup` the learning rate is a tenth after each of `decays`, or, if `cosine`, falls to 0 as half a cosine.
     """
 
     steps: int
@@ -29,6 +29,7 @@ class Recipe:
     warmup: int
     decays: tuple[int, ...]
     cosine: bool = False
+    padding: int = 0
     mixup: float = 0.0
     flip: bool = False
     weight_decay: float = 0.0
@@ -38,7 +39,7 @@ class Recipe:
     @property
     def augments(self) -> bool:
         """Whether an image is another one each time it is shown."""
-        return self.resize > self.image_size or self.flip or self.mixup > 0
+        return self.resize + 2 * self.padding > self.image_size or self.flip or self.mixup > 0
 
 
 def resolution(image_area: int) -> tuple[int, int]:
@@ -83,7 +84,11 @@ def recipe(params: Finetune, *, image_area: int, examples: int) -> Recipe:
         image_size=image_size,
         warmup=warmup * steps // rule_steps,
         # However short the run, its first step is at the full rate.
-        decays=tuple(max(1, decay * steps // rule_steps) for decay in decays),
+        decays=tuple(max(1, decay * steps // rule_steps) for decay in decays)
+        if params.learning_rate_schedule == "hyperrule"
+        else (),
+        cosine=params.learning_rate_schedule == "cosine",
+        padding=params.padding,
         mixup=_or(params.mixup, mixup(examples)),
         flip=params.flip,
         weight_decay=params.weight_decay,

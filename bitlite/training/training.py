@@ -25,6 +25,8 @@ from bitlite.workflow.scores import accuracy
 # Points of a training curve, and how many of them have an accuracy on validation.
 LOGGED, VALIDATED = 50, 10
 PREDICTION_BATCH = 256
+# The pixel that the network's normalisation makes 0.
+GREY = 127.5
 
 # Takes the number of steps done and values by name.
 Log = Callable[[int, dict[str, float]], None]
@@ -256,7 +258,8 @@ def batches(
     The order is a new permutation every epoch. A batch depends on the seed and its own step only.
     """
     count, side = len(images.labels), recipe.image_size
-    slack = recipe.resize - side + 1
+    margin = recipe.padding
+    slack = recipe.resize + 2 * margin - side + 1
     for step in range(first, recipe.steps):
         positions = np.arange(step * recipe.batch_size, (step + 1) * recipe.batch_size)
         epochs, places = divmod(positions, count)
@@ -265,7 +268,9 @@ def batches(
         random = np.random.default_rng((seed, 1, step))
         tops, lefts = random.integers(slack, size=(2, len(chosen)))
         mirrored = random.random(len(chosen)) < (0.5 if recipe.flip else 0)
-        if recipe.resize > side or recipe.flip:
+        if margin:
+            pixels = np.pad(pixels, ((0, 0), (margin, margin), (margin, margin), (0, 0)), constant_values=GREY)
+        if slack > 1 or recipe.flip:
             corners = zip(pixels, tops, lefts, mirrored, strict=True)
             crops = ((image[top : top + side, left : left + side], mirror) for image, top, left, mirror in corners)
             pixels = np.stack([crop[:, ::-1] if mirror else crop for crop, mirror in crops])

@@ -22,6 +22,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # A variant's name becomes part of stage names, of file names and of dotted keys of params.yaml.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 Pixels = Annotated[int, Field(ge=8, le=2048)]
+Schedule = Literal["hyperrule", "cosine", "constant"]
 
 
 class Section(BaseModel):
@@ -64,8 +65,10 @@ class Finetune(Section):
     steps: Auto | Count = "auto"
     batch_size: Auto | Positive = "auto"
     learning_rate: Auto | PositiveFloat = "auto"
+    learning_rate_schedule: Schedule = "hyperrule"
     image_size: Auto | Pixels = "auto"
     resize: Auto | Pixels = "auto"
+    padding: Count = 0
     mixup: Auto | Share = "auto"
     flip: bool = True
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
@@ -87,7 +90,7 @@ class Recovery(Section):
     steps: Auto | Count = "auto"
     batch_size: Positive = 32
     learning_rate: PositiveFloat = 0.003
-    learning_rate_schedule: Literal["cosine", "hyperrule", "constant"] = "cosine"
+    learning_rate_schedule: Schedule = "cosine"
     distillation: Share = 0.0
     temperature: PositiveFloat = 2.0
 
