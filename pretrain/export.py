@@ -2,11 +2,14 @@
 
     PYTHONPATH=.. python export.py
 
-params.yaml and restart/params.yaml, data/dataset, restart/models/finetuned -> bit-tiny.npz, bit-tiny.json. Weights are
-stored as float16, and the accuracies given are those of the rounded weights.
+params.yaml, data/dataset, models/finetuned, plots/finetune -> bit-tiny.npz, bit-tiny.json. Weights are stored as
+float16, and the accuracies given are those of the rounded weights.
 """
 
+import csv
 import platform
+import subprocess
+import sys
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -14,17 +17,21 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from stages.artifacts import FINETUNED, whole, write_json
-from stages.bit import model, network, training
-from stages.images import dataset
-from stages.params import load
-from stages.scores import accuracy
+from bitlite.bit import model, network
+from bitlite.images import dataset
+from bitlite.training import training
+from bitlite.workflow.artifacts import FINETUNED, PLOTS, whole, write_json
+from bitlite.workflow.params import load
+from bitlite.workflow.scores import accuracy
+
+CURVE = PLOTS / "finetune" / "plots" / "metrics" / "validation_accuracy.tsv"
+LIBRARIES = ("tensorflow", "tf-keras", "numpy", "pillow")
 
 
 def main() -> None:
-    rounds = [load(), load(Path("restart/params.yaml"))]
-    source = tfds.builder(rounds[0].dataset.name)
-    bit = model.load("restart" / FINETUNED)
+    params = load()
+    source = tfds.builder(params.dataset.name)
+    bit = model.load(FINETUNED)
     stored = {name: value.astype(np.float16) for name, value in bit.weights.items()}
     rounded = bit.with_weights({name: value.astype(np.float32) for name, value in stored.items()})
     keras_model = network.build(rounded)
@@ -33,24 +40,39 @@ def main() -> None:
         images, labels = dataset.read(split, bit.architecture.image_size)
         accuracies[split] = accuracy(training.predict(keras_model, images), labels)
 
+    made = {
+        "commit": commit(),
+        "seed": params.seed,
+        "recipe": params.finetune.model_dump(),
+        "curve": curve(CURVE),
+        "accuracy": accuracies,
+        "architecture": asdict(bit.architecture) | {"name": "bit-tiny", "parameters": bit.parameters, "macs": bit.macs},
+        "dataset": {
+            "name": source.name,
+            "version": str(source.version),
+            "images": {split: dataset.count(split) for split in dataset.SPLITS},
+        },
+        "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
     with whole(Path("bit-tiny.npz")) as temporary:
         np.savez_compressed(temporary, **dict(sorted(stored.items())))
-    write_json(
-        Path("bit-tiny.json"),
-        {
-            "architecture": asdict(bit.architecture)
-            | {"name": "bit-tiny", "parameters": bit.parameters, "macs": bit.macs},
-            "dataset": {
-                "name": source.name,
-                "version": str(source.version),
-                "images": {s: dataset.count(s) for s in dataset.SPLITS},
-            },
-            "rounds": [{"seed": each.seed, **each.finetune.model_dump()} for each in rounds],
-            "accuracy": accuracies,
-            "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-            "libraries": {name: version(name) for name in ("tensorflow", "tf-keras", "numpy", "pillow")},
-        },
-    )
+    write_json(Path("bit-tiny.json"), made)
+
+
+def commit() -> str:
+    """The commit of the code that runs here. Exits if the code is another one than that commit's."""
+    code = ["../bitlite", "../stages", "export.py", "params.yaml"]
+    if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *code]).returncode:
+        sys.exit("the code differs from the last commit, which bit-tiny.json is to name: commit it, then run again")
+    return subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
+
+
+def curve(path: Path) -> list[dict[str, float]]:
+    """Accuracy on validation by step, as DVCLive wrote it while training went on."""
+    with path.open(newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t")
+        return [{"step": int(row["step"]), "validation_accuracy": float(row["validation_accuracy"])} for row in rows]
 
 
 if __name__ == "__main__":
