@@ -36,8 +36,8 @@ from bitlite.images import dataset
 from bitlite.litert import runtime
 from bitlite.tflite import conversion, lowering
 from bitlite.workflow import scores
-from bitlite.workflow.artifacts import FINETUNED
 from bitlite.workflow.params import Calibrated, Quantization
+from bitlite.workflow.paths import FINETUNED
 from stages.benchmark import cpu
 
 SIZE = (224, 224)

@@ -32,8 +32,8 @@ from bitlite.pruning import pruning
 from bitlite.tflite import conversion
 from bitlite.training import hyperrule, training
 from bitlite.workflow import scores
-from bitlite.workflow.artifacts import FINETUNED
 from bitlite.workflow.params import Channels, Int8, Magnitude, Mixed, Scheme, load
+from bitlite.workflow.paths import FINETUNED
 from stages import finetune, prune
 from stages.benchmark import cpu
 

@@ -20,7 +20,8 @@ from bitlite.bit import model, network
 from bitlite.images import dataset
 from bitlite.training import training
 from bitlite.workflow import scores
-from bitlite.workflow.artifacts import FINETUNED, PLOTS, write_csv
+from bitlite.workflow.files import write_csv
+from bitlite.workflow.paths import FINETUNED, PLOTS
 
 RATES = (0.5, 0.7, 0.8, 0.9)
 

@@ -20,8 +20,9 @@ import tensorflow_datasets as tfds
 from bitlite.bit import model, network
 from bitlite.images import dataset
 from bitlite.training import training
-from bitlite.workflow.artifacts import FINETUNED, PLOTS, whole, write_json
+from bitlite.workflow.files import whole, write_json
 from bitlite.workflow.params import load
+from bitlite.workflow.paths import FINETUNED, PLOTS
 from bitlite.workflow.scores import accuracy
 
 CURVE = PLOTS / "finetune" / "plots" / "metrics" / "validation_accuracy.tsv"

@@ -16,9 +16,10 @@ import numpy as np
 
 from bitlite.litert import runtime
 from bitlite.profiling import profile
-from bitlite.workflow.artifacts import METRICS, PLOTS, TFLITE, write_csv, write_json
 from bitlite.workflow.command import run
+from bitlite.workflow.files import write_csv, write_json
 from bitlite.workflow.params import load
+from bitlite.workflow.paths import METRICS, PLOTS, TFLITE
 
 # Flags of /proc/cpuinfo by which XNNPACK chooses its code for int8 on x86 and ARM, the fastest first.
 INTEGER_INSTRUCTIONS = {

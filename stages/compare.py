@@ -13,20 +13,10 @@ import shutil
 from pathlib import Path
 
 from bitlite.report import layers, picture, render, variants
-from bitlite.workflow.artifacts import (
-    FINETUNED,
-    METRICS,
-    PLOTS,
-    RELEASE,
-    TFLITE,
-    read_csv,
-    read_npz,
-    whole,
-    write_csv,
-    write_json,
-)
 from bitlite.workflow.command import run
+from bitlite.workflow.files import read_csv, read_npz, whole, write_csv, write_json
 from bitlite.workflow.params import Params, load
+from bitlite.workflow.paths import FINETUNED, METRICS, PLOTS, RELEASE, TFLITE
 
 
 def main() -> None:

@@ -9,9 +9,10 @@ models/tflite/P-Q.tflite, plots/convert/P-Q/layers.csv.
 from bitlite.bit import model
 from bitlite.images import dataset
 from bitlite.tflite import conversion, layers
-from bitlite.workflow.artifacts import PLOTS, PRUNED, TFLITE, whole, write_csv
 from bitlite.workflow.command import run
+from bitlite.workflow.files import whole, write_csv
 from bitlite.workflow.params import Calibrated, Mixed, entry, load
+from bitlite.workflow.paths import PLOTS, PRUNED, TFLITE
 
 # Validation images, at most, that the error of each layer is measured on. LiteRT has no fast code for int16
 # activations: an image takes it some fifty times as long.

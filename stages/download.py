@@ -6,10 +6,10 @@
 The seed is for a backbone without weights of its own, which pretraining starts from.
 """
 
-from bitlite.workflow.artifacts import BACKBONE
 from bitlite.workflow.command import run
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.params import load
+from bitlite.workflow.paths import BACKBONE
 
 
 def main(part: str) -> None:

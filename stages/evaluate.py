@@ -13,9 +13,10 @@ import numpy as np
 from bitlite.images import dataset
 from bitlite.litert import runtime
 from bitlite.workflow import scores
-from bitlite.workflow.artifacts import FINETUNED_PREDICTIONS, METRICS, PLOTS, TFLITE, read_csv, write_csv, write_json
 from bitlite.workflow.command import run
+from bitlite.workflow.files import read_csv, write_csv, write_json
 from bitlite.workflow.params import load
+from bitlite.workflow.paths import FINETUNED_PREDICTIONS, METRICS, PLOTS, TFLITE
 
 
 def main(variant: str) -> None:

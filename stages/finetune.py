@@ -20,19 +20,11 @@ from bitlite.bit import model, network
 from bitlite.images import dataset
 from bitlite.training import hyperrule, training
 from bitlite.workflow import scores
-from bitlite.workflow.artifacts import (
-    BACKBONE,
-    FINETUNED,
-    FINETUNED_PREDICTIONS,
-    INTERRUPTED,
-    METRICS,
-    PLOTS,
-    write_csv,
-    write_json,
-)
 from bitlite.workflow.command import run
 from bitlite.workflow.errors import InputError
+from bitlite.workflow.files import write_csv, write_json
 from bitlite.workflow.params import Finetune, load
+from bitlite.workflow.paths import BACKBONE, FINETUNED, FINETUNED_PREDICTIONS, INTERRUPTED, METRICS, PLOTS
 
 
 def recipe_of(params: Finetune) -> hyperrule.Recipe:

@@ -13,9 +13,10 @@ from functools import partial
 
 from bitlite.bit import model
 from bitlite.workflow import scores
-from bitlite.workflow.artifacts import FINETUNED, METRICS, PLOTS, PRUNED, write_csv, write_json
 from bitlite.workflow.command import run
+from bitlite.workflow.files import write_csv, write_json
 from bitlite.workflow.params import Params, Pruning, entry, load
+from bitlite.workflow.paths import FINETUNED, METRICS, PLOTS, PRUNED
 
 # Training images that importance is measured on: as many as these multiply-adds let through, within these bounds.
 SAMPLE_MACS, SAMPLE = 2e11, (32, 512)

@@ -29,7 +29,7 @@ from bitlite.report.variants import (
     tradeoff_rows,
     wilson,
 )
-from bitlite.workflow.artifacts import read_csv, write_csv, write_json
+from bitlite.workflow.files import read_csv, write_csv, write_json
 from bitlite.workflow.params import Params, load
 from stages import compare
 

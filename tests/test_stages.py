@@ -18,9 +18,10 @@ from PIL import Image
 from bitlite.bit import model
 from bitlite.images import dataset
 from bitlite.litert import runtime
-from bitlite.workflow.artifacts import INTERRUPTED, read_csv
 from bitlite.workflow.errors import InputError
+from bitlite.workflow.files import read_csv
 from bitlite.workflow.params import Finetune
+from bitlite.workflow.paths import INTERRUPTED
 from stages import benchmark, convert, evaluate, finetune, prune
 
 ROOT = Path(__file__).parents[1]

@@ -14,8 +14,8 @@ import numpy as np
 
 from bitlite.backbones.fetching import fetched, resolved
 from bitlite.bit.model import HEAD, Architecture, Bit, shapes, untrained
-from bitlite.workflow.artifacts import read_npz
 from bitlite.workflow.errors import InputError
+from bitlite.workflow.files import read_npz
 from bitlite.workflow.params import Backbone
 
 BIT_TINY = Path(__file__).parents[2] / "pretrain" / "bit-tiny.npz"

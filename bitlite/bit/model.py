@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bitlite.workflow.artifacts import read_npz, whole, write_json
 from bitlite.workflow.errors import InputError
+from bitlite.workflow.files import read_npz, whole, write_json
 
 ROOT = "resnet/root_block/standardized_conv2d"
 HEAD = "resnet/head/conv2d"

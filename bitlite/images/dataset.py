@@ -19,8 +19,9 @@ from tensorflow_datasets.core import shuffle
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tqdm import tqdm
 
-from bitlite.workflow.artifacts import DATASET, whole
 from bitlite.workflow.errors import InputError
+from bitlite.workflow.files import whole
+from bitlite.workflow.paths import DATASET
 
 SPLITS = ("train", "validation", "test")
 # An encoded image (JPEG or PNG, RGB) and the index of its class.

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from bitlite.workflow.artifacts import read_csv
 from bitlite.workflow.errors import InputError
+from bitlite.workflow.files import read_csv
 
 # In the order of the report.
 TYPES = {"conv": "Convolutions", "norm": "GroupNorm", "other": "Rest"}

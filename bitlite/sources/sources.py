@@ -20,9 +20,9 @@ from tqdm import tqdm
 from bitlite.images import dataset
 from bitlite.images.dataset import Entry, Example
 from bitlite.sources import folder
-from bitlite.workflow.artifacts import DATASET
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.params import Dataset
+from bitlite.workflow.paths import DATASET
 
 # Asked for an answer, before a set is downloaded that does not say where from.
 TFDS_SITE = "https://storage.googleapis.com/tfds-data"

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from bitlite.bit import network
 from bitlite.images.dataset import Pixels
 from bitlite.training.hyperrule import MOMENTUM, Recipe, learning_rate
-from bitlite.workflow.artifacts import read_npz, remove, whole
 from bitlite.workflow.errors import InputError
+from bitlite.workflow.files import read_npz, remove, whole
 from bitlite.workflow.scores import accuracy
 
 # Points of a training curve, and how many of them have an accuracy on validation.

@@ -1,4 +1,4 @@
-"""Where stages meet: the paths of what they write, and writing it whole or not at all."""
+"""Files that are written whole or not at all, and read again."""
 
 import csv
 import json
@@ -12,20 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-
-# The outputs of each stage, as dvc.yaml lists them. A variant's own lie below these under its name.
-DATASET = Path("data/dataset")
-BACKBONE = Path("models/backbone")
-FINETUNED = Path("models/finetuned")
-# Where a fine-tuning that was interrupted stands.
-INTERRUPTED = Path("models/.finetuning.npz")
-PRUNED = Path("models/pruned")
-TFLITE = Path("models/tflite")
-RELEASE = Path("models/release")
-METRICS = Path("metrics")
-PLOTS = Path("plots")
-# What the fine-tuned, unconverted model says of each test image.
-FINETUNED_PREDICTIONS = PLOTS / "finetune" / "predictions.csv"
 
 
 @contextmanager

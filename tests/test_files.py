@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bitlite.workflow.artifacts import read_csv, remove, whole, write_csv, write_json
+from bitlite.workflow.files import read_csv, remove, whole, write_csv, write_json
 
 
 def write_file(path: Path, content: str) -> None:
