@@ -31,7 +31,9 @@ import tensorflow as tf
 from pydantic import TypeAdapter
 
 from benchmarks.hub import HubModule
-from bitlite.bit import model, network
+from bitlite.bit import network
+from bitlite.bit.shapes import published
+from bitlite.bit.weights import Bit, untrained
 from bitlite.images import dataset
 from bitlite.litert import runtime
 from bitlite.tflite import conversion, lowering
@@ -100,7 +102,7 @@ def speeds(scratch: Path, threads: Sequence[int]) -> None:
 
 def schemes(scratch: Path, threads: Sequence[int]) -> None:
     """Print what each scheme makes of the fine-tuned model of this checkout."""
-    bit = model.load(FINETUNED)
+    bit = Bit.load(FINETUNED)
     size = bit.architecture.image_size
     train, train_labels = dataset.read("train", size)
     test, labels = dataset.read("test", size)
@@ -168,25 +170,23 @@ def entry(scheme: str, **more: bool) -> Quantization:
     return TypeAdapter(Quantization).validate_python({"scheme": scheme, **more})
 
 
-def r50x1() -> model.Bit:
+def r50x1() -> Bit:
     """BiT R50x1 for 10 classes with random weights, gammas and betas included."""
-    bit = model.untrained(
-        "r50x1", filters=64, units=(3, 4, 6, 3), groups=32, root=7, pool=True, image_size=SIZE, seed=0
-    )  # fmt: skip
+    bit = untrained("r50x1", published("r50x1"), seed=0)
     random = np.random.default_rng(0)
     weights = {
         name: value if name.endswith("/kernel") else (value + random.normal(0, 0.1, value.shape)).astype(np.float32)
         for name, value in bit.weights.items()
     }
-    return model.with_head(bit.with_weights(weights), tuple(f"class{index}" for index in range(10)), SIZE)
+    return bit.with_weights(weights).with_head(tuple(f"class{index}" for index in range(10)), SIZE)
 
 
-def floor(bit: model.Bit, scheme: str, images: np.ndarray) -> bytes:
+def floor(bit: Bit, scheme: str, images: np.ndarray) -> bytes:
     """The file of `bit` as if its norms were of constants.
 
     Kernels of unit gain, so that activations stay in range without a norm.
     """
-    bit = model.fold(bit)
+    bit = bit.folded()
     kernels = {name: kernel / np.sqrt(np.prod(kernel.shape[:3])) for name, kernel in bit.kernels.items()}
     bit = bit.with_weights(bit.weights | {name: kernel.astype(np.float32) for name, kernel in kernels.items()})
     lowered = lowering.PerChannelGroupNorm
@@ -197,7 +197,7 @@ def floor(bit: model.Bit, scheme: str, images: np.ndarray) -> bytes:
         lowering.PerChannelGroupNorm = lowered
 
 
-def usual(bit: model.Bit, scheme: str, images: np.ndarray) -> bytes:
+def usual(bit: Bit, scheme: str, images: np.ndarray) -> bytes:
     """`bit` saved as a SavedModel as in Google's code, and converted as the converter's own guide says."""
     with tempfile.TemporaryDirectory() as saved:
         module = HubModule(bit)

@@ -6,7 +6,8 @@ as the network runs, every padding is an operator of its own, and GroupNorm norm
 
 import tensorflow as tf
 
-from bitlite.bit.model import FINAL_NORM, HEAD, Bit
+from bitlite.bit.names import FINAL_NORM, HEAD, ROOT
+from bitlite.bit.weights import Bit
 
 GROUPS = 32
 
@@ -17,23 +18,23 @@ class HubModule(tf.Module):
     def __init__(self, bit: Bit):
         super().__init__()
         self.bit = {name: tf.Variable(value, name=name) for name, value in bit.weights.items()}
-        self.units = bit.units
+        self.units, self.projects = bit.units, bit.projects
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32)])
     def __call__(self, images):
-        x = self.conv(images * 2 - 1, "resnet/root_block", 2)
+        x = self.conv(images * 2 - 1, ROOT, 2)
         x = tf.nn.max_pool2d(padded(x, 1), 3, 2, "VALID")
         for unit in self.units:
-            y = self.norm_relu(x, f"{unit.prefix}/a/group_norm")
-            shortcut = self.conv(y, f"{unit.prefix}/a/proj", unit.stride) if unit.projected else x
-            y = self.norm_relu(self.conv(y, f"{unit.prefix}/a"), f"{unit.prefix}/b/group_norm")
-            y = self.norm_relu(self.conv(y, f"{unit.prefix}/b", unit.stride), f"{unit.prefix}/c/group_norm")
-            x = self.conv(y, f"{unit.prefix}/c") + shortcut
+            y = self.norm_relu(x, unit.norm("a"))
+            shortcut = self.conv(y, unit.projection, unit.stride) if self.projects(unit) else x
+            y = self.norm_relu(self.conv(y, unit.conv("a")), unit.norm("b"))
+            y = self.norm_relu(self.conv(y, unit.conv("b"), unit.stride), unit.norm("c"))
+            x = self.conv(y, unit.conv("c")) + shortcut
         features = tf.reduce_mean(self.norm_relu(x, FINAL_NORM), axis=[1, 2])
         return features @ self.bit[f"{HEAD}/kernel"][0, 0] + self.bit[f"{HEAD}/bias"]
 
     def conv(self, x, path, stride=1):
-        kernel = self.bit[f"{path}/standardized_conv2d/kernel"]
+        kernel = self.bit[f"{path}/kernel"]
         mean, variance = tf.nn.moments(kernel, [0, 1, 2], keepdims=True)
         return tf.nn.conv2d(
             padded(x, kernel.shape[0] // 2), (kernel - mean) / tf.sqrt(variance + 1e-10), stride, "VALID"

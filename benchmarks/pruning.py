@@ -25,7 +25,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bitlite.bit import model, network
+from bitlite.bit import network
+from bitlite.bit.names import HEAD
+from bitlite.bit.shapes import published
+from bitlite.bit.weights import Bit, untrained
 from bitlite.images import dataset
 from bitlite.litert import latency, runtime
 from bitlite.pruning import pruning
@@ -52,13 +55,13 @@ class Bench:
     """The fine-tuned model of this checkout, and what prunes and measures it."""
 
     def __init__(self, steps: str):
-        self.steps, self.params, self.original = steps, load(), model.load(FINETUNED)
-        self.dense = model.fold(self.original)
+        self.steps, self.params, self.original = steps, load(), Bit.load(FINETUNED)
+        self.dense = self.original.folded()
         self.recipe = finetune.recipe_of(self.params.finetune)
         self.train, self.validation = finetune.images_of(self.recipe, self.params.finetune.cache_mb)
         self.test = training.Images(*dataset.read("test", self.dense.architecture.image_size))
 
-    def pruned(self, how: Channels | Magnitude, seed: int = 0) -> tuple[model.Bit, model.Bit, int]:
+    def pruned(self, how: Channels | Magnitude, seed: int = 0) -> tuple[Bit, Bit, int]:
         """The dense model pruned at once, then recovered, and in how many steps."""
         how = how.model_copy(update={} if self.steps == "auto" else {"steps": int(self.steps)})
         how, params = hyperrule.recovery(how, len(self.train.labels)), self.params.model_copy(update={"seed": seed})
@@ -67,7 +70,7 @@ class Bench:
         fit = prune.recovery(self.original, self.train, self.validation, params, log=lambda step, values: None)
         return at_once, pruning.recover(self.dense, at_once, how, batches, fit), how.steps
 
-    def accuracies(self, bit: model.Bit) -> tuple[float, float]:
+    def accuracies(self, bit: Bit) -> tuple[float, float]:
         """On test and on validation."""
         keras_model = network.build(bit)
         return tuple(
@@ -113,12 +116,12 @@ def distillation(steps: str = "auto", seeds: str = "4") -> None:
             print(f"{name:16} mean {split:10} {'':8} {'':9} {gain:+8.4f}", flush=True)
 
 
-def convolution_macs(bit: model.Bit) -> int:
+def convolution_macs(bit: Bit) -> int:
     """Multiply-adds as `target_macs` counts them."""
-    return sum(bit.weights[f"{conv}/kernel"].size * h * w for conv, (h, w) in bit.output_sizes())
+    return bit.macs
 
 
-def files(dense: model.Bit, channels: model.Bit, magnitude: model.Bit, calibration: np.ndarray) -> None:
+def files(dense: Bit, channels: Bit, magnitude: Bit, calibration: np.ndarray) -> None:
     """Print latency, zeros and compressed size of the pruned models' files."""
     height, width = dense.architecture.image_size
     with tempfile.TemporaryDirectory() as scratch:
@@ -140,12 +143,10 @@ def files(dense: model.Bit, channels: model.Bit, magnitude: model.Bit, calibrati
 def r50x1() -> None:
     random = np.random.default_rng(0)
     side, labels = 224, tuple(f"class{index}" for index in range(10))
-    bare = model.untrained(
-        "r50x1", filters=64, units=(3, 4, 6, 3), groups=32, root=7, pool=True, image_size=(side, side), seed=0
-    )
-    bit = model.fold(model.with_head(bare, labels, (side, side)))
+    bare = untrained("r50x1", published("r50x1"), seed=0)
+    bit = bare.with_head(labels, (side, side)).folded()
     # A head of zeros, as a new one is, gives no gradients.
-    head = f"{model.HEAD}/kernel"
+    head = f"{HEAD}/kernel"
     bit = bit.with_weights(bit.weights | {head: random.normal(size=bit.weights[head].shape).astype(np.float32)})
     images = training.Images(
         random.integers(256, size=(64, side, side, 3), dtype=np.uint8), np.arange(64) % len(labels)

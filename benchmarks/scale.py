@@ -22,11 +22,12 @@ from PIL import Image
 from ruamel.yaml import YAML
 from workflow import PROJECT, repro
 
+from bitlite.bit.shapes import published
+from bitlite.bit.weights import untrained
+
 sys.path.insert(0, str(PROJECT))
 
-from bitlite.bit import model
 
-NETWORKS = {"r50x1": ((3, 4, 6, 3), 1), "r101x3": ((3, 4, 23, 3), 3)}
 SCHEMES = {
     "float32": {"scheme": "float32"},
     "float16": {"scheme": "float16"},
@@ -38,10 +39,7 @@ CHANNELS = {"method": "channels", "keep": 0.5, "steps": 2, "batch_size": 8, "lea
 
 def workflow(name: str, folder: str, scratch: Path) -> None:
     """Time every stage for the published network `name` with random weights."""
-    units, width = NETWORKS[name]
-    bit = model.untrained(
-        name, filters=64 * width, units=units, groups=32, root=7, pool=True, image_size=(224, 224), seed=0
-    )
+    bit = untrained(name, published(name), seed=0)
     np.savez(scratch / "weights.npz", **bit.weights)
     del bit
     clone = scratch / "clone"

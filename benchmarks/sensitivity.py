@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bitlite.bit import model, network
+from bitlite.bit import network
+from bitlite.bit.weights import Bit
 from bitlite.images import dataset
 from bitlite.training import training
 from bitlite.workflow import scores
@@ -27,14 +28,14 @@ RATES = (0.5, 0.7, 0.8, 0.9)
 
 
 def main(images: str = "500") -> None:
-    bit = model.fold(model.load(FINETUNED))
+    bit = Bit.load(FINETUNED).folded()
     pixels, labels = dataset.read("validation", bit.architecture.image_size)
     pixels, labels = pixels[: int(images)], labels[: int(images)]
     keras_model = network.build(bit)
     forward = training.inference(keras_model)
     variables = {network.name_of(variable): variable for variable in keras_model.variables}
     rows = []
-    for layer, _ in tqdm(list(bit.output_sizes()), disable=None):
+    for layer in tqdm([each.path for each in bit.convolutions], disable=None):
         name = f"{layer}/kernel"
         kernel, row = bit.weights[name], {"layer": layer}
         for rate in RATES:

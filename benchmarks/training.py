@@ -15,24 +15,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bitlite.backbones.backbones import BIT_TINY_SHAPE
-from bitlite.bit import model, network
+from bitlite.bit import network
+from bitlite.bit.shapes import BIT_TINY, published
+from bitlite.bit.weights import untrained
 from bitlite.images import dataset
 from bitlite.sources import sources
 from bitlite.training import training
 from bitlite.training.hyperrule import Recipe
 from bitlite.workflow.params import Dataset
 
-R50X1 = {"filters": 64, "units": (3, 4, 6, 3), "groups": 32, "root": 7, "pool": True}
-
 
 def main(folder: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "dataset"
         sources.prepare(Dataset(name=folder), directory)
-        for name, shape, side, steps in (("bit-tiny", BIT_TINY_SHAPE, 32, 40), ("R50x1", R50X1, 128, 6)):
-            backbone = model.untrained(name, **{**shape, "image_size": (side, side)}, seed=0)
-            keras_model = network.build(model.with_head(backbone, dataset.labels(directory), (side, side)))
+        for name, shape, side, steps in (("bit-tiny", BIT_TINY, 32, 40), ("R50x1", published("r50x1"), 128, 6)):
+            backbone = untrained(name, shape, seed=0)
+            keras_model = network.build(backbone.with_head(dataset.labels(directory), (side, side)))
             recipe = Recipe(
                 steps=steps, batch_size=32, learning_rate=0.003, resize=side, image_size=side, warmup=0, decays=()
             )

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from bitlite.bit import model, network
+from bitlite.bit import network
+from bitlite.bit.weights import Bit
 from bitlite.images import dataset
 from bitlite.training import training
 from bitlite.workflow.files import whole, write_json
@@ -32,7 +33,7 @@ LIBRARIES = ("tensorflow", "tf-keras", "numpy", "pillow")
 def main() -> None:
     params = load()
     source = tfds.builder(params.dataset.name)
-    bit = model.load(FINETUNED)
+    bit = Bit.load(FINETUNED)
     stored = {name: value.astype(np.float16) for name, value in bit.weights.items()}
     rounded = bit.with_weights({name: value.astype(np.float32) for name, value in stored.items()})
     keras_model = network.build(rounded)

@@ -6,7 +6,7 @@ Params quantization.Q; data/dataset (train to calibrate, validation to measure),
 models/tflite/P-Q.tflite, plots/convert/P-Q/layers.csv.
 """
 
-from bitlite.bit import model
+from bitlite.bit.weights import Bit
 from bitlite.images import dataset
 from bitlite.tflite import conversion, layers
 from bitlite.workflow.command import run
@@ -22,7 +22,7 @@ DEFAULT_SAMPLE = 16
 
 def main(pruning: str, quantization: str) -> None:
     how = entry(load().quantization, quantization)
-    bit = model.load(PRUNED / pruning)
+    bit = Bit.load(PRUNED / pruning)
     if isinstance(how, Mixed) and how.keep_float != "auto":
         bit.matching(how.keep_float, "keep_float")  # raises before any work
     size = bit.architecture.image_size
@@ -37,7 +37,7 @@ def main(pruning: str, quantization: str) -> None:
     if how != conversion.FLOAT32:
         content = conversion.convert(bit, how, calibration, validation=validation, float32=float32)
     sample = validation[0][: SAMPLE.get(how.scheme, DEFAULT_SAMPLE)]
-    rows = list(layers.rows(content, float32, [path for path, _ in bit.output_sizes()], sample))
+    rows = list(layers.rows(content, float32, [convolution.path for convolution in bit.convolutions], sample))
     if how.scheme == "int8_mixed":
         kept = [row["layer"] for row in rows if row["type"] == "float32"]
         print(f"{len(kept)} of {len(rows)} convolutions stay float32{':' if kept else ''}", *kept, sep="\n  ")

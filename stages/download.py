@@ -20,9 +20,10 @@ def main(part: str) -> None:
         sources.prepare(params.dataset)
     elif part == "backbone":
         from bitlite.backbones import backbones
-        from bitlite.bit import model
 
-        model.save(backbones.fetch(params.backbone, seed=params.seed), BACKBONE)
+        pass
+
+        backbones.fetch(params.backbone, seed=params.seed).save(BACKBONE)
     else:
         raise InputError(f"python -m stages.download {part}: allowed are dataset and backbone")
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from dvclive import Live
 from scmrepo.exceptions import SCMError
 
-from bitlite.bit import model, network
+from bitlite.bit import network
+from bitlite.bit.weights import Bit
 from bitlite.images import dataset
 from bitlite.training import hyperrule, training
 from bitlite.workflow import scores
@@ -68,7 +69,7 @@ def main() -> None:
     train, validation = images_of(recipe, params.finetune.cache_mb)
 
     crop = (recipe.image_size, recipe.image_size)
-    bit = model.with_head(model.load(BACKBONE), labels, crop)
+    bit = Bit.load(BACKBONE).with_head(labels, crop)
     with devices.scope(), network.precision(params.finetune.precision):
         keras_model = network.build(bit)
         network.set_trainable(keras_model, params.finetune.trainable)
@@ -86,7 +87,7 @@ def main() -> None:
 
     test = training.Images(*dataset.read("test", crop))
     logits = training.predict(network.build(bit), test.pixels)
-    model.save(bit, FINETUNED)
+    bit.save(FINETUNED)
     write_csv(FINETUNED_PREDICTIONS, scores.PREDICTION_COLUMNS, scores.predictions(logits, test.labels, labels))
     write_json(METRICS / "finetune.json", scores.of_model(bit, logits, test.labels))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
-from bitlite.bit import model
+from bitlite.bit.weights import Bit
 from bitlite.workflow import scores
 from bitlite.workflow.command import run
 from bitlite.workflow.files import write_csv, write_json
@@ -27,19 +27,19 @@ SAMPLE_BATCH = 8
 def main(name: str) -> None:
     params = load()
     how = entry(params.pruning, name)
-    original = model.load(FINETUNED)
+    original = Bit.load(FINETUNED)
     if how.method == "none":
         # The same function as the fine-tuned model, so its metrics are that model's.
-        bit, metrics = model.fold(original), json.loads((METRICS / "finetune.json").read_text())
+        bit, metrics = original.folded(), json.loads((METRICS / "finetune.json").read_text())
         metrics["accuracy_before_recovery"] = metrics["accuracy"]
     else:
         bit, metrics = pruned(original, name, params)
-    model.save(bit, PRUNED / name)
+    bit.save(PRUNED / name)
     write_csv(PLOTS / "prune" / name / "layers.csv", scores.LAYER_COLUMNS, scores.layers(bit))
     write_json(METRICS / "prune" / f"{name}.json", metrics)
 
 
-def pruned(original: model.Bit, name: str, params: Params) -> tuple[model.Bit, dict]:
+def pruned(original: Bit, name: str, params: Params) -> tuple[Bit, dict]:
     """The pruned and recovered model, and its metrics."""
     from bitlite.bit import network
     from bitlite.images import dataset
@@ -50,7 +50,7 @@ def pruned(original: model.Bit, name: str, params: Params) -> tuple[model.Bit, d
     recipe = finetune.recipe_of(params.finetune)
     train, validation = finetune.images_of(recipe, params.finetune.cache_mb)
     test, labels = dataset.read("test", original.architecture.image_size)
-    folded, how = model.fold(original), hyperrule.recovery(params.pruning[name], len(train.labels))
+    folded, how = original.folded(), hyperrule.recovery(params.pruning[name], len(train.labels))
     sample = partial(sampled, train, recipe, folded, params.seed)
     at_once = pruning.prune(folded, how, sample)
     before = scores.accuracy(training.predict(network.build(at_once), test), labels)
@@ -61,7 +61,7 @@ def pruned(original: model.Bit, name: str, params: Params) -> tuple[model.Bit, d
     return bit, metrics | {"accuracy_before_recovery": before}
 
 
-def sampled(train, recipe, bit: model.Bit, seed: int) -> Iterator:
+def sampled(train, recipe, bit: Bit, seed: int) -> Iterator:
     """Batches of training images, without mixup, that importance for `bit` is measured on."""
     from bitlite.training import training
 
@@ -71,7 +71,7 @@ def sampled(train, recipe, bit: model.Bit, seed: int) -> Iterator:
     return training.batches(train, plain, len(bit.architecture.labels), seed)
 
 
-def recovery(original: model.Bit, train, validation, params: Params, log: Callable) -> Callable:
+def recovery(original: Bit, train, validation, params: Params, log: Callable) -> Callable:
     """Trains a pruned model as its entry says, `original` being the teacher; `log` counts on from part to part."""
     from bitlite.bit import network
     from bitlite.training import training

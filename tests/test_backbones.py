@@ -11,11 +11,13 @@ from loopback import closed_port, sends, server
 
 from bitlite.backbones import backbones
 from bitlite.backbones.backbones import fetch
-from bitlite.bit import model
+from bitlite.bit.names import FINAL_NORM, ROOT
+from bitlite.bit.shapes import Shape
+from bitlite.bit.weights import Architecture, Bit, untrained
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.params import Backbone
 
-ROOT_KERNEL = f"{model.ROOT}/kernel"
+ROOT_KERNEL = f"{ROOT}/kernel"
 
 
 @pytest.fixture(autouse=True)
@@ -25,14 +27,14 @@ def workspace(tmp_path, monkeypatch):
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "hub"))
 
 
-def published(**changes) -> model.Bit:
+def published(**changes) -> Bit:
     """As small as a BiT of the published form can be: groups of one channel."""
     shape = {"filters": 32, "units": (1, 2), "groups": 32, "root": 7, "pool": True, "image_size": (224, 224)}
-    return model.untrained("published", seed=1, **{**shape, **changes})
+    return untrained("published", Shape(**{**shape, **changes}), seed=1)
 
 
-def with_published_head() -> model.Bit:
-    return model.with_head(published(), ("a", "b"), (224, 224))
+def with_published_head() -> Bit:
+    return published().with_head(("a", "b"), (224, 224))
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def refusal(name, source=None) -> str:
     return str(error.value)
 
 
-def assert_weights(bit: model.Bit, expected: model.Bit) -> None:
+def assert_weights(bit: Bit, expected: Bit) -> None:
     assert bit.weights.keys() == expected.weights.keys()
     for name, value in expected.weights.items():
         assert bit.weights[name].dtype == np.float32
@@ -93,14 +95,12 @@ def test_bit_tiny():
     assert {name: value.shape for name, value in bit.weights.items()} == {
         name: value.shape for name, value in untrained.weights.items()
     }
-    assert bit.architecture == model.Architecture(
-        "bit-tiny", groups=16, pool=False, standardized=True, image_size=(32, 32)
-    )
+    assert bit.architecture == Architecture("bit-tiny", groups=16, pool=False, standardized=True, image_size=(32, 32))
     assert [unit.stride for unit in bit.units] == [1, 2, 1, 2, 1, 1, 1]
     assert all(np.isfinite(value).all() for value in bit.weights.values())
     # Trained: norms have left the ones and zeros that they start from.
     assert all(value.std() > 0 for name, value in bit.weights.items() if name.endswith(("/gamma", "/beta")))
-    assert backbones.BIT_TINY.stat().st_size <= 4_000_000
+    assert backbones.EMBEDDED.stat().st_size <= 4_000_000
 
 
 def test_untrained_backbone_follows_the_seed():
@@ -117,9 +117,7 @@ def test_npz_by_path(npz, units):
     path = npz(published(units=units).weights)
     bit = fetch(Backbone(name=str(path)))
     assert_weights(bit, published(units=units))
-    assert bit.architecture == model.Architecture(
-        str(path), groups=32, pool=True, standardized=True, image_size=(224, 224)
-    )
+    assert bit.architecture == Architecture(str(path), groups=32, pool=True, standardized=True, image_size=(224, 224))
 
 
 def test_three_pixel_root_means_bit_tiny_s_form(npz):
@@ -252,8 +250,8 @@ def test_all_published_models_have_their_addresses():
 @pytest.mark.parametrize("network", NETWORKS)
 def test_published_networks_have_the_published_number_of_parameters(network):
     units, width, millions = NETWORKS[network]
-    shapes = model.shapes(filters=64 * width, units=units, root=7)
-    (channels,) = shapes[f"{model.FINAL_NORM}/gamma"]
+    shapes = Shape(filters=64 * width, units=units).weights
+    (channels,) = shapes[f"{FINAL_NORM}/gamma"]
     assert round((sum(map(math.prod, shapes.values())) + (channels + 1) * 1000) / 1e6, 2) == millions
 
 
@@ -291,7 +289,7 @@ def test_published_name_does_not_take_bit_tiny_s_root(npz):
 def test_published_name_with_a_source_of_its_own(npz, r50x1):
     bit = fetch(Backbone(name="bit-m-r50x1", source=str(npz(r50x1.weights))))
     assert_weights(bit, r50x1)
-    assert bit.architecture == model.Architecture(
+    assert bit.architecture == Architecture(
         "bit-m-r50x1", groups=32, pool=True, standardized=True, image_size=(224, 224)
     )
 

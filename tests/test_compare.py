@@ -14,7 +14,9 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from bitlite.bit import model as bit_model
+from bitlite.bit.names import HEAD
+from bitlite.bit.shapes import Shape
+from bitlite.bit.weights import untrained
 from bitlite.report import layers, picture, render
 from bitlite.report.variants import (
     BENCHMARK,
@@ -490,14 +492,10 @@ def keras_model():
     """A BiT with a random head, so that its logits differ."""
     from bitlite.tflite import lowering
 
-    bit = bit_model.with_head(
-        bit_model.untrained(
-            "bit-test", filters=4, units=(1,), groups=2, root=3, pool=False, image_size=IMAGE_SIZE, seed=0
-        ),
-        LABELS,
-        IMAGE_SIZE,
-    )
-    head = f"{bit_model.HEAD}/kernel"
+    bit = (
+        untrained("bit-test", Shape(filters=4, units=(1,), groups=2, root=3, pool=False, image_size=IMAGE_SIZE), seed=0)
+    ).with_head(LABELS, IMAGE_SIZE)
+    head = f"{HEAD}/kernel"
     kernel = np.random.default_rng(1).normal(size=bit.weights[head].shape).astype(np.float32)
     return lowering.build(bit.with_weights({**bit.weights, head: kernel}))
 

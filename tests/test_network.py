@@ -1,27 +1,31 @@
 """The Keras network against BiT's definition, written anew in NumPy, and against SavedModels of plain tf.nn."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from numpy.lib.stride_tricks import sliding_window_view
 
 from benchmarks.hub import HubModule
-from bitlite.backbones.backbones import BIT_TINY_SHAPE, fetch
+from bitlite.backbones.backbones import fetch
 from bitlite.bit import network
-from bitlite.bit.model import HEAD, ROOT, fold, standardize, untrained, with_head
+from bitlite.bit.names import HEAD, ROOT
+from bitlite.bit.shapes import BIT_TINY, Shape
+from bitlite.bit.weights import standardize, untrained
 from bitlite.tflite import lowering
 from bitlite.workflow.params import Backbone
 
 PUBLISHED = {"filters": 32, "units": (1, 2), "groups": 32, "root": 7, "pool": True}
-TINY = {**BIT_TINY_SHAPE, "units": (1, 2)}
+TINY = {**asdict(BIT_TINY), "units": (1, 2)}
 SMALL = {"filters": 8, "units": (1, 2), "groups": 4, "root": 3, "pool": False, "image_size": (16, 16)}
 NORMS = [network.GroupNorm, lowering.PerChannelGroupNorm]
 
 
 def bit_of(shape, seed=0, **changes):
     """A BiT with random weights also where a fresh one has ones and zeros, and with kernels of other than mean 0."""
-    bit = untrained("bit-test", seed=seed, **{**shape, **changes})
-    bit = with_head(bit, ("a", "b", "c", "d", "e"), bit.architecture.image_size)
+    bit = untrained("bit-test", Shape(**{**shape, **changes}), seed=seed)
+    bit = bit.with_head(("a", "b", "c", "d", "e"), bit.architecture.image_size)
     random = np.random.default_rng(seed + 1)
 
     def lively(value):
@@ -170,15 +174,15 @@ def test_lowered_and_folded_networks_are_the_same_function(shape):
     bit = bit_of(shape)
     pixels = pixels_of(bit)
     expected = network.build(bit)(pixels).numpy()
-    assert_close(network.build(fold(bit))(pixels).numpy(), expected)
-    for lowered in (bit, fold(bit)):
+    assert_close(network.build(bit.folded())(pixels).numpy(), expected)
+    for lowered in (bit, bit.folded()):
         assert_close(one_by_one(lowering.build(lowered), pixels), expected)
 
 
 @pytest.mark.parametrize("root", [3, 5, 7])
 @pytest.mark.parametrize("image_size", [(32, 32), (22, 40)])
 def test_packed_root_is_the_same_function(root, image_size):
-    bit = fold(bit_of(PUBLISHED, root=root, image_size=image_size))
+    bit = bit_of(PUBLISHED, root=root, image_size=image_size).folded()
     pixels = pixels_of(bit)
     expected = network.build(bit)(pixels).numpy()
     packed = lowering.build(bit, packed_root=True)
@@ -236,7 +240,7 @@ def test_winograd_leaves_kernels_with_zeros():
 
 
 def test_folded_network_is_of_plain_convolutions():
-    layers = network.build(fold(bit_of(SMALL))).layers
+    layers = network.build(bit_of(SMALL).folded()).layers
     assert {type(layer) for layer in layers if layer.name.endswith("conv2d")} == {tf.keras.layers.Conv2D}
 
 
@@ -297,7 +301,9 @@ def test_output_sizes_and_groups_are_the_networks():
     bit = bit_of(PUBLISHED, image_size=(45, 38))
     model = network.build(bit)
     kernels = [layer for layer in model.layers if isinstance(layer, tf.keras.layers.Conv2D)]
-    assert dict(bit.output_sizes()) == {layer.name: layer.output_shape[1:3] for layer in kernels}
+    assert {conv.path: conv.size for conv in bit.convolutions} == {
+        layer.name: layer.output_shape[1:3] for layer in kernels
+    }
     assert bit.macs == sum(np.prod(layer.output_shape[1:3]) * layer.kernel.shape.num_elements() for layer in kernels)
     assert {layer.groups for layer in model.layers if isinstance(layer, network.GroupNorm)} == {32}
 

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from bitlite.bit.model import fold, untrained, with_head
+from bitlite.bit.shapes import Shape
+from bitlite.bit.weights import untrained
 from bitlite.profiling import profile
 from bitlite.profiling.profile import Event, Operator, Recording
 from bitlite.tflite import conversion
@@ -19,8 +20,8 @@ SIZE = (24, 16)
 
 @pytest.fixture(scope="module")
 def bit():
-    bit = untrained("bit-test", filters=64, units=(1, 1), groups=8, root=3, pool=True, image_size=SIZE, seed=0)
-    return fold(with_head(bit, ("daisy", "rose"), SIZE))
+    bit = untrained("bit-test", Shape(filters=64, units=(1, 1), groups=8, root=3, pool=True, image_size=SIZE), seed=0)
+    return bit.with_head(("daisy", "rose"), SIZE).folded()
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def rows_of(path, image_size=SIZE, threads=1):
 def test_layers_are_those_of_the_network_in_running_order(bit, files, scheme):
     rows = rows_of(files[scheme])
     assert all(list(row) == list(profile.COLUMNS) for row in rows)
-    convs = [layer for layer, _ in bit.output_sizes()]
+    convs = [convolution.path for convolution in bit.convolutions]
     found = [row["layer"] for row in rows if row["type"] == "conv"]
     assert sorted(found) == sorted(convs)
     # A projection may run before or after the unit's first convolution.

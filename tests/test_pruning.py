@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from bitlite.bit import network
-from bitlite.bit.model import HEAD, ROOT, fold, untrained, with_head
+from bitlite.bit.names import HEAD, ROOT
+from bitlite.bit.shapes import Shape
+from bitlite.bit.weights import untrained
 from bitlite.litert import runtime
 from bitlite.pruning import channels, pruning
 from bitlite.tflite import conversion
@@ -18,17 +20,19 @@ UNITS = ("resnet/block1/unit01", "resnet/block1/unit02")
 @pytest.fixture(scope="module")
 def bit():
     """A folded BiT of random weights, also where a fresh one has ones and zeros."""
-    fresh = untrained("bit-test", filters=16, units=(2,), groups=8, root=3, pool=False, image_size=(16, 12), seed=0)
-    fresh = with_head(fresh, ("a", "b", "c"), (16, 12))
+    fresh = untrained(
+        "bit-test", Shape(filters=16, units=(2,), groups=8, root=3, pool=False, image_size=(16, 12)), seed=0
+    )
+    fresh = fresh.with_head(("a", "b", "c"), (16, 12))
     random = np.random.default_rng(1)
-    return fold(
+    return (
         fresh.with_weights(
             {
                 name: (value + 0.3 * random.standard_normal(value.shape)).astype(np.float32)
                 for name, value in fresh.weights.items()
             }
         )
-    )
+    ).folded()
 
 
 def fit_of(steps):
@@ -338,23 +342,25 @@ def test_layer_that_matches_nothing_is_named(bit):
 
 
 def test_unit_without_effect_goes_first():
-    fresh = untrained("bit-test", filters=16, units=(3, 2), groups=8, root=3, pool=False, image_size=(16, 12), seed=0)
+    fresh = untrained(
+        "bit-test", Shape(filters=16, units=(3, 2), groups=8, root=3, pool=False, image_size=(16, 12)), seed=0
+    )
     random = np.random.default_rng(1)
-    fresh = with_head(fresh, ("a", "b", "c"), (16, 12))
+    fresh = fresh.with_head(("a", "b", "c"), (16, 12))
     weights = {name: value + 0.3 * random.standard_normal(value.shape) for name, value in fresh.weights.items()}
     idle = "resnet/block1/unit02"
     weights |= {f"{idle}/c/group_norm/{name}": np.zeros(16) for name in ("gamma", "beta")}
-    bit = fold(fresh.with_weights({name: value.astype(np.float32) for name, value in weights.items()}))
+    bit = fresh.with_weights({name: value.astype(np.float32) for name, value in weights.items()}).folded()
 
     def own_answers():
         return ((pixels, answers(bit, pixels)) for pixels, _ in batches())
 
     smaller = pruning.prune(bit, Units(method="units", remove=1), own_answers)
-    assert {unit.prefix for unit in bit.units} - {unit.prefix for unit in smaller.units} == {idle}
+    assert {unit.path for unit in bit.units} - {unit.path for unit in smaller.units} == {idle}
     assert logits(smaller) == pytest.approx(logits(bit), rel=1e-4, abs=1e-4)
     assert smaller.macs < bit.macs
     fewest = pruning.prune(bit, Units(method="units", remove=3), batches)
-    assert [unit.prefix[-13:] for unit in fewest.units] == ["block1/unit01", "block2/unit01"]
+    assert [unit.path[-13:] for unit in fewest.units] == ["block1/unit01", "block2/unit01"]
     with pytest.raises(InputError, match="remove is 4, but only 3 units have an identity shortcut"):
         pruning.prune(bit, Units(method="units", remove=4), batches)
 
@@ -405,11 +411,13 @@ def test_sparsity_survives_conversion(bit, scheme, tmp_path):
 @pytest.fixture(scope="module")
 def narrow():
     """BiT-R50x1 as narrow and shallow as it can be: four blocks, the root with its pool. Pruned by half."""
-    bare = untrained("narrow", filters=8, units=(2, 1, 1, 2), groups=4, root=7, pool=True, image_size=(64, 64), seed=0)
-    fresh = with_head(bare, ("a", "b", "c"), (64, 64))
+    bare = untrained(
+        "narrow", Shape(filters=8, units=(2, 1, 1, 2), groups=4, root=7, pool=True, image_size=(64, 64)), seed=0
+    )
+    fresh = bare.with_head(("a", "b", "c"), (64, 64))
     random = np.random.default_rng(6)
     head = random.standard_normal(fresh.weights[f"{HEAD}/kernel"].shape).astype(np.float32)
-    whole = fold(fresh.with_weights(fresh.weights | {f"{HEAD}/kernel": head}))
+    whole = (fresh.with_weights(fresh.weights | {f"{HEAD}/kernel": head})).folded()
     images = random.integers(256, size=(8, 64, 64, 3)).astype(np.float32), np.eye(3, dtype=np.float32)[np.arange(8) % 3]
     return whole, pruning.prune(whole, Channels(method="channels", keep=0.5), lambda: [images])
 
@@ -417,7 +425,7 @@ def narrow():
 @pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int8"])
 def test_pruned_bit_of_many_blocks_converts(narrow, scheme, tmp_path):
     whole, smaller = narrow
-    assert [unit.prefix for unit in smaller.units] == [unit.prefix for unit in whole.units]
+    assert [unit.path for unit in smaller.units] == [unit.path for unit in whole.units]
     assert smaller.macs < 0.7 * whole.macs
     pixels = np.random.default_rng(7).integers(256, size=(8, 64, 64, 3), dtype=np.uint8)
     how = Int8(scheme=scheme) if scheme == "int8" else Scheme(scheme=scheme)

@@ -8,7 +8,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from test_tflite import bit_of, photos
 
 from bitlite.bit import network
-from bitlite.bit.model import HEAD, ROOT
+from bitlite.bit.names import HEAD, ROOT
 from bitlite.tflite import conversion, layers, quantizer
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.params import Int8, Mixed, Scheme
@@ -26,7 +26,7 @@ def float32(bit):
 
 @pytest.fixture(scope="module")
 def paths(bit):
-    return [path for path, _ in bit.output_sizes()]
+    return [convolution.path for convolution in bit.convolutions]
 
 
 @pytest.fixture(scope="module")

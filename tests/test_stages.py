@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitlite.bit import model
+from bitlite.bit import names
+from bitlite.bit.shapes import Shape
+from bitlite.bit.weights import Bit, untrained
 from bitlite.images import dataset
 from bitlite.litert import runtime
 from bitlite.workflow.errors import InputError
@@ -70,10 +72,10 @@ def workspace(tmp_path_factory):
         patch.chdir(directory)
         Path("params.yaml").write_text(PARAMS)
         dataset.write(dataset.DATASET, LABELS, {split: lambda split=split: examples(split) for split in SPLITS})
-        backbone = model.untrained(
-            "small", filters=16, units=(1,), groups=8, root=3, pool=False, image_size=(32, 32), seed=0
+        backbone = untrained(
+            "small", Shape(filters=16, units=(1,), groups=8, root=3, pool=False, image_size=(32, 32)), seed=0
         )
-        model.save(backbone, Path("models/backbone"))
+        backbone.save(Path("models/backbone"))
         finetune.main()
         for name in PRUNINGS:
             prune.main(name)
@@ -156,7 +158,7 @@ def test_finetune():
     assert sorted(truth) == sorted(actual())
     assert values["accuracy"] == pytest.approx(share(guesses, truth))
     assert 1 / 6 < values["accuracy"] <= values["top5_accuracy"] <= 1
-    bit = model.load(Path("models/finetuned"))
+    bit = Bit.load(Path("models/finetuned"))
     assert bit.architecture.labels == LABELS and bit.architecture.image_size == (16, 16)
     assert values["parameters"] == sum(weights.size for weights in bit.weights.values())
     # By hand: the root, a, b, c and proj at 8 x 8, and the head.
@@ -169,8 +171,8 @@ def test_finetune():
 
 
 def test_finetuning_changes_the_backbone_it_was_given():
-    backbone, finetuned = (model.load(Path("models") / name) for name in ("backbone", "finetuned"))
-    assert set(finetuned.weights) == {*backbone.weights, f"{model.HEAD}/kernel", f"{model.HEAD}/bias"}
+    backbone, finetuned = (Bit.load(Path("models") / name) for name in ("backbone", "finetuned"))
+    assert set(finetuned.weights) == {*backbone.weights, f"{names.HEAD}/kernel", f"{names.HEAD}/bias"}
     assert not any(np.array_equal(finetuned.weights[name], value) for name, value in backbone.weights.items())
 
 
@@ -185,11 +187,11 @@ def test_prune():
     assert magnitude["sparsity"] == pytest.approx(0.6 * 4608 / 5424, abs=0.01)
     assert channels["macs"] < 0.7 * dense["macs"] and channels["parameters"] < 0.7 * dense["parameters"]
     for name in PRUNINGS:
-        bit = model.load(Path("models/pruned") / name)
+        bit = Bit.load(Path("models/pruned") / name)
         assert not bit.architecture.standardized
         assert metrics(f"prune/{name}")["sparsity"] == pytest.approx(bit.sparsity)
         layers = read_csv(Path(f"plots/prune/{name}/layers.csv"))
-        assert [row["layer"] for row in layers[:2]] == [model.ROOT, "resnet/block1/unit01/a/standardized_conv2d"]
+        assert [row["layer"] for row in layers[:2]] == [names.ROOT, "resnet/block1/unit01/a/standardized_conv2d"]
         assert sum(int(row["macs"]) for row in layers) == metrics(f"prune/{name}")["macs"]
         zeros = sum(int(row["parameters"]) * float(row["sparsity"]) for row in layers)
         assert zeros == pytest.approx(bit.sparsity * sum(int(row["parameters"]) for row in layers))
@@ -198,8 +200,8 @@ def test_prune():
 
 
 def test_dense_model_is_the_finetuned_one_folded():
-    dense, finetuned = (model.load(Path("models") / name) for name in ("pruned/dense", "finetuned"))
-    folded = model.fold(finetuned)
+    dense, finetuned = (Bit.load(Path("models") / name) for name in ("pruned/dense", "finetuned"))
+    folded = finetuned.folded()
     assert dense.architecture == folded.architecture
     assert all(np.array_equal(dense.weights[name], value) for name, value in folded.weights.items())
 
@@ -228,7 +230,7 @@ def test_evaluate(variant):
 
 
 def test_convert_says_what_each_layer_lost():
-    layers = [layer for layer, _ in model.load(Path("models/pruned/dense")).output_sizes()]
+    layers = [convolution.path for convolution in Bit.load(Path("models/pruned/dense")).convolutions]
     for variant in VARIANTS:
         rows = read_csv(Path(f"plots/convert/{variant}/layers.csv"))
         assert [row["layer"] for row in rows] == layers
@@ -375,18 +377,18 @@ def test_repository_without_a_commit_says_what_to_do(copy):
 def test_finetune_without_steps_attaches_the_head(copy):
     Path("params.yaml").write_text(PARAMS.replace("steps: 12", "steps: 0"))
     finetune.main()
-    backbone, finetuned = (model.load(Path("models") / name) for name in ("backbone", "finetuned"))
+    backbone, finetuned = (Bit.load(Path("models") / name) for name in ("backbone", "finetuned"))
     assert all(np.array_equal(finetuned.weights[name], value) for name, value in backbone.weights.items())
-    assert not finetuned.weights[f"{model.HEAD}/kernel"].any()
+    assert not finetuned.weights[f"{names.HEAD}/kernel"].any()
     assert not list(Path("plots/finetune").rglob("*.tsv"))
 
 
 def test_finetune_trains_the_part_asked_for(copy):
     Path("params.yaml").write_text(PARAMS.replace("steps: 12", "steps: 12, trainable: head"))
     finetune.main()
-    backbone, finetuned = (model.load(Path("models") / name) for name in ("backbone", "finetuned"))
+    backbone, finetuned = (Bit.load(Path("models") / name) for name in ("backbone", "finetuned"))
     assert all(np.array_equal(finetuned.weights[name], value) for name, value in backbone.weights.items())
-    assert finetuned.weights[f"{model.HEAD}/kernel"].any()
+    assert finetuned.weights[f"{names.HEAD}/kernel"].any()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from ai_edge_litert.tools import flatbuffer_utils
 from PIL import Image
 
 from bitlite.bit import network
-from bitlite.bit.model import fold, untrained, with_head
+from bitlite.bit.shapes import Shape
+from bitlite.bit.weights import untrained
 from bitlite.litert import runtime
 from bitlite.tflite import conversion, packing
 from bitlite.workflow.errors import InputError
@@ -30,9 +31,9 @@ SIZE = (24, 16)
 def bit_of(filters=32, units=(1, 1), groups=8, root=3, pool=False, size=SIZE, labels=10, zeros=0.1):
     """A BiT of random weights, as unlike a fresh one's as training leaves them, a share of its kernels `zeros`."""
     bit = untrained(
-        "bit-test", filters=filters, units=units, groups=groups, root=root, pool=pool, image_size=size, seed=0
+        "bit-test", Shape(filters=filters, units=units, groups=groups, root=root, pool=pool, image_size=size), seed=0
     )
-    bit = fold(with_head(bit, tuple(f"class {i}" for i in range(labels)), size))
+    bit = bit.with_head(tuple(f"class {i}" for i in range(labels)), size).folded()
     random = np.random.default_rng(1)
 
     def lively(name, value):
@@ -145,7 +146,7 @@ def test_large_roots_of_integers_take_packed_pixels(scheme, size, packed, tmp_pa
 def test_files_by_winograd_follow_the_keras_model(scheme, bound, tmp_path):
     bit, images = bit_of(filters=64, zeros=0), photos(48)
     (tmp_path / "model").write_bytes(conversion.convert(bit, Scheme(scheme=scheme, winograd=True)))
-    convolutions = len(list(bit.output_sizes()))
+    convolutions = len(bit.convolutions)
     # That of block1 becomes 16; block2 has but one of stride 2.
     assert graph(tmp_path / "model")[1]["CONV_2D"] == convolutions + 15
     expected = network.build(bit)(images.astype(np.float32)).numpy()
@@ -177,8 +178,8 @@ def test_int4_file_is_the_keras_model_with_kernels_of_fifteen_values(bit, files)
 def test_a_fresh_model_gives_logits_too(scheme, tmp_path):
     # Its betas and biases are all zeros, and so are its head and with it the right logits.
     size = (16, 16)
-    bit = untrained("bit-test", filters=8, units=(1,), groups=4, root=3, pool=False, image_size=size, seed=0)
-    bit = with_head(bit, ("a", "b", "c"), size)
+    bit = untrained("bit-test", Shape(filters=8, units=(1,), groups=4, root=3, pool=False, image_size=size), seed=0)
+    bit = bit.with_head(("a", "b", "c"), size)
     (tmp_path / "model").write_bytes(converted(scheme, bit))
     logits = runtime.Classifier(tmp_path / "model").logits(photos(3, size))
     assert np.isfinite(logits).all() and np.abs(logits).max() < 0.05

@@ -12,7 +12,9 @@ import pytest
 import tensorflow as tf
 
 from bitlite.bit import network
-from bitlite.bit.model import HEAD, untrained, with_head
+from bitlite.bit.names import HEAD
+from bitlite.bit.shapes import Shape
+from bitlite.bit.weights import untrained
 from bitlite.training import training
 from bitlite.training.hyperrule import Recipe, learning_rate
 from bitlite.workflow.errors import InputError
@@ -115,8 +117,10 @@ def test_mixup_mixes_pixels_and_targets_alike():
 
 
 def bit_of(seed=0):
-    bit = untrained("bit-test", filters=8, units=(1,), groups=4, root=3, pool=False, image_size=(8, 8), seed=seed)
-    return with_head(bit, ("a", "b", "c"), (8, 8))
+    bit = untrained(
+        "bit-test", Shape(filters=8, units=(1,), groups=4, root=3, pool=False, image_size=(8, 8)), seed=seed
+    )
+    return bit.with_head(("a", "b", "c"), (8, 8))
 
 
 def trained(bit, recipe=RECIPE, *, seed=0, part="all", train=None, **how):

@@ -1,28 +1,26 @@
 """Backbones by name: the embedded bit-tiny, Google's published models, or weights from a file or an address."""
 
 import gzip
-import re
 import tarfile
 import tempfile
 import zlib
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from bitlite.backbones.fetching import fetched, resolved
-from bitlite.bit.model import HEAD, Architecture, Bit, shapes, untrained
+from bitlite.bit.names import HEAD, ROOT, units
+from bitlite.bit.shapes import BIT_TINY, FILTERS, Shape, published
+from bitlite.bit.weights import Architecture, Bit, untrained
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.files import read_npz
 from bitlite.workflow.params import Backbone
 
-BIT_TINY = Path(__file__).parents[2] / "pretrain" / "bit-tiny.npz"
-BIT_TINY_SHAPE = {"filters": 32, "units": (1, 2, 4), "groups": 16, "root": 3, "pool": False, "image_size": (32, 32)}
-# Residual units in each block of the published networks. Their blocks begin with 64 filters times the width.
-UNITS = {"r50": (3, 4, 6, 3), "r101": (3, 4, 23, 3), "r152": (3, 8, 36, 3)}
-FILTERS = 64
+EMBEDDED = Path(__file__).parents[2] / "pretrain" / "bit-tiny.npz"
 # BiT-S learnt from ILSVRC-2012, BiT-M from ImageNet-21k, and the last ones then from ILSVRC-2012.
 PUBLISHED = {
     f"bit-{model}".lower(): f"https://storage.googleapis.com/bit_models/BiT-{model}.npz"
@@ -42,8 +40,8 @@ def fetch(params: Backbone, *, seed: int = 0) -> Bit:
     """
     name = params.name
     if name == "bit-tiny-untrained" and not params.source:
-        return untrained(name, seed=seed, **BIT_TINY_SHAPE)
-    source = params.source or {"bit-tiny": str(BIT_TINY), **PUBLISHED}.get(name, name)
+        return untrained(name, BIT_TINY, seed=seed)
+    source = params.source or {"bit-tiny": str(EMBEDDED), **PUBLISHED}.get(name, name)
     if not (_is_address(source) or _is_npz(source) or _is_archive(source) or Path(source).is_dir()):
         if params.source:
             raise InputError(f"backbone.source is {source!r}: allowed are {SOURCES}")
@@ -57,14 +55,12 @@ def _from_weights(name: str, source: str, weights: dict[str, np.ndarray]) -> Bit
     for key, value in weights.items():
         if value.dtype.kind != "f":
             raise InputError(f"backbone weights {source}: {key} is of type {value.dtype}")
-    units, filters, root = _architecture(weights, source)
+    shape = _shape(name, weights, source)
     if name in PUBLISHED:
-        _check_name(name, source, units, filters)
-    tiny = root == BIT_TINY_SHAPE["root"] and name not in PUBLISHED
-    form = BIT_TINY_SHAPE if tiny else {"groups": 32, "root": 7, "pool": True, "image_size": (224, 224)}
-    if filters % form["groups"]:
-        raise InputError(f"backbone weights {source}: {filters} filters don't fill {form['groups']} groups")
-    expected = shapes(filters=filters, units=units, root=form["root"])
+        _check_name(name, source, shape)
+    if shape.filters % shape.groups:
+        raise InputError(f"backbone weights {source}: {shape.filters} filters don't fill {shape.groups} groups")
+    expected = shape.weights
     for problem, keys in {
         "missing": expected.keys() - weights.keys(),
         "not BiT's": weights.keys() - expected.keys(),
@@ -72,33 +68,33 @@ def _from_weights(name: str, source: str, weights: dict[str, np.ndarray]) -> Bit
     }.items():
         if keys:
             raise InputError(f"backbone weights {source}: {len(keys)} are {problem}: {min(keys)}")
-    architecture = Architecture(name, form["groups"], form["pool"], standardized=True, image_size=form["image_size"])
+    architecture = Architecture(name, shape.groups, shape.pool, standardized=True, image_size=shape.image_size)
     return Bit(architecture, {key: value.astype(np.float32, copy=False) for key, value in weights.items()})
 
 
-def _architecture(weights: dict[str, np.ndarray], source: str) -> tuple[tuple[int, ...], int, int]:
-    """Units in each block, filters and side of the root's kernel, as names and shapes tell them."""
-    root = weights.get("resnet/root_block/standardized_conv2d/kernel")
-    units = {match.groups() for key in weights if (match := re.match(r"resnet/block(\d+)/(unit\d+)/", key))}
-    if root is None or root.ndim != 4 or not units:
+def _shape(name: str, weights: dict[str, np.ndarray], source: str) -> Shape:
+    """Units and filters as in `weights`; the rest as in published networks, or in bit-tiny if the root is that small."""
+    root = weights.get(f"{ROOT}/kernel")
+    found = units(weights)
+    if root is None or root.ndim != 4 or not found:
         raise InputError(f"backbone weights {source}: they are not named as BiT's: {sorted(weights)[:3]} ...")
-    counts = Counter(block for block, _ in units)
-    return tuple(counts[block] for block in sorted(counts)), root.shape[-1], root.shape[0]
+    counts = Counter(unit.block for unit in found)
+    form = BIT_TINY if root.shape[0] == BIT_TINY.root and name not in PUBLISHED else published("r50x1")
+    return replace(form, filters=root.shape[-1], units=tuple(counts[block] for block in sorted(counts)))
 
 
-def _check_name(name: str, source: str, units: tuple[int, ...], filters: int) -> None:
+def _check_name(name: str, source: str, shape: Shape) -> None:
     """Raises InputError if the published model of this name has other units or filters."""
-    depth, width = re.match(r"bit-[sm]-(r\d+)x(\d+)", name).groups()
-    meant = UNITS[depth], FILTERS * int(width)
-    if (units, filters) != meant:
+    meant = published(name.split("-")[2])
+    if (shape.units, shape.filters) != (meant.units, meant.filters):
         raise InputError(
-            f"backbone.name is {name!r}, which has {_described(*meant)}, but the weights {source} have "
-            f"{_described(units, filters)}: correct one of them, or choose a name of your own"
+            f"backbone.name is {name!r}, which has {_described(meant)}, but the weights {source} have "
+            f"{_described(shape)}: correct one of them, or choose a name of your own"
         )
 
 
-def _described(units: tuple[int, ...], filters: int) -> str:
-    return f"{'-'.join(map(str, units))} units of width {filters / FILTERS:g}"
+def _described(shape: Shape) -> str:
+    return f"{'-'.join(map(str, shape.units))} units of width {shape.filters / FILTERS:g}"
 
 
 # Reading

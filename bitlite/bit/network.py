@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import tensorflow as tf
 
-from bitlite.bit.model import FINAL_NORM, HEAD, ROOT, ROOT_STRIDE, STANDARDIZATION_EPSILON, Bit
+from bitlite.bit.names import FINAL_NORM, HEAD, ROOT
+from bitlite.bit.weights import ROOT_STRIDE, STANDARDIZATION_EPSILON, Bit
 
 layers = tf.keras.layers
 # The layer whose output the head reads.
@@ -122,15 +123,15 @@ def build(bit: Bit, form: Callable[[Bit], Parts] = Parts) -> tf.keras.Model:
         x = pad(x, "resnet/root_block", 1, 1)
         x = layers.MaxPooling2D(3, 2, name="resnet/root_block/pool")(x)
     for unit in bit.units:
-        preactivated = norm_relu(x, f"{unit.prefix}/a/group_norm")
-        if unit.projected:
-            x = parts.conv(preactivated, f"{unit.prefix}/a/proj/standardized_conv2d", unit.stride)
-        y = parts.conv(preactivated, f"{unit.prefix}/a/standardized_conv2d")
-        y = norm_relu(y, f"{unit.prefix}/b/group_norm")
-        y = parts.conv(y, f"{unit.prefix}/b/standardized_conv2d", unit.stride)
-        y = norm_relu(y, f"{unit.prefix}/c/group_norm")
-        y = parts.conv(y, f"{unit.prefix}/c/standardized_conv2d")
-        x = layers.Add(name=f"{unit.prefix}/add")([x, y])
+        preactivated = norm_relu(x, unit.norm("a"))
+        if bit.projects(unit):
+            x = parts.conv(preactivated, unit.projection, unit.stride)
+        y = parts.conv(preactivated, unit.conv("a"))
+        y = norm_relu(y, unit.norm("b"))
+        y = parts.conv(y, unit.conv("b"), unit.stride)
+        y = norm_relu(y, unit.norm("c"))
+        y = parts.conv(y, unit.conv("c"))
+        x = layers.Add(name=f"{unit.path}/add")([x, y])
     x = norm_relu(x, FINAL_NORM)
     x = layers.GlobalAveragePooling2D(keepdims=True, name=FEATURES)(x)
     x = layers.Conv2D(len(bit.architecture.labels), 1, name=HEAD)(x)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from bitlite.bit import network
-from bitlite.bit.model import Bit
+from bitlite.bit.weights import Bit
 from bitlite.litert import latency
 from bitlite.tflite import conversion
 from bitlite.workflow.errors import InputError
@@ -54,11 +54,6 @@ def channels(bit: Bit, how: Channels, batches: Callable[[], Batches]) -> Bit:
         return fast_enough(candidate, [macs for macs in GRID if macs >= least], how.target_latency, compared)
 
 
-def inner_norms(bit: Bit) -> list[str]:
-    """Paths of the norms inside the bottlenecks, whose channels can go: before convolutions b and c."""
-    return [f"{unit.prefix}/{conv}/group_norm" for unit in bit.units for conv in "bc"]
-
-
 # Importance
 
 
@@ -69,7 +64,7 @@ def norms(bit: Bit) -> dict[str, np.ndarray]:
     behind it, squared.
     """
     found = {}
-    for norm in inner_norms(bit):
+    for norm in bit.inner_norms:
         reader = bit.weights[f"{norm.removesuffix('group_norm')}standardized_conv2d/kernel"].astype(np.float64)
         energy = bit.weights[f"{norm}/gamma"].astype(np.float64) ** 2 * np.sum(reader**2, axis=(0, 1, 3))
         score = energy.reshape(bit.groups(norm), -1).sum(axis=1)
@@ -84,7 +79,7 @@ def taylor(bit: Bit, batches: Batches) -> dict[str, np.ndarray]:
     squares over all images (Theis et al., arXiv:1801.05787; Molchanov et al., arXiv:1906.10771).
     """
     model = network.build(bit)
-    paths = inner_norms(bit)
+    paths = bit.inner_norms
     watched = tf.keras.Model(model.input, [*(model.get_layer(path).output for path in paths), model.output])
 
     @tf.function
@@ -202,20 +197,24 @@ def latency_share(bit: Bit, other: Bit, scratch: Path) -> float:
 
 def least_share(bit: Bit, in_macs: bool) -> float:
     """What is left with one group in every inner norm, of the multiply-adds or else of the weights."""
-    counts = {norm: bit.groups(norm) for norm in inner_norms(bit)}
+    counts = {norm: bit.groups(norm) for norm in bit.inner_norms}
     return cost(bit, dict.fromkeys(counts, 1), counts, in_macs) / cost(bit, counts, counts, in_macs)
 
 
 def cost(bit: Bit, kept: dict[str, int], of: dict[str, int], in_macs: bool) -> float:
     """Multiply-adds of an image, or weights, of the convolutions with `kept` groups `of` those in each inner norm."""
     share = {norm: kept[norm] / of[norm] for norm in kept}
-    total = 0.0
-    for layer, (height, width) in bit.output_sizes():
-        unit, _, conv = layer.removesuffix("/standardized_conv2d").rpartition("/")
-        after = f"{unit}/{chr(ord(conv[0]) + 1)}/group_norm" if conv in ("a", "b") else ""
-        size = bit.weights[f"{layer}/kernel"].size * share.get(f"{unit}/{conv}/group_norm", 1) * share.get(after, 1)
-        total += size * (height * width if in_macs else 1)
-    return total
+    # A convolution reads the channels of the norm before it, and gives those of the norm behind it.
+    before, behind = {}, {}
+    for unit in bit.units:
+        before |= {unit.conv("b"): unit.norm("b"), unit.conv("c"): unit.norm("c")}
+        behind |= {unit.conv("a"): unit.norm("b"), unit.conv("b"): unit.norm("c")}
+    return sum(
+        (convolution.macs if in_macs else convolution.kernel.size)
+        * share.get(before.get(convolution.path), 1)
+        * share.get(behind.get(convolution.path), 1)
+        for convolution in bit.convolutions
+    )
 
 
 def best(score: np.ndarray, count: int) -> np.ndarray:
@@ -231,14 +230,14 @@ def with_groups(bit: Bit, kept: dict[str, np.ndarray]) -> Bit:
     weights = dict(bit.weights)
     for unit in bit.units:
         for before, after in (("a", "b"), ("b", "c")):
-            norm = f"{unit.prefix}/{after}/group_norm"
+            norm = unit.norm(after)
             size = bit.weights[f"{norm}/gamma"].size // bit.groups(norm)
             stay = (kept[norm][:, None] * size + np.arange(size)).ravel()
             for name, axis in {
-                f"{unit.prefix}/{before}/standardized_conv2d/kernel": 3,
+                f"{unit.conv(before)}/kernel": 3,
                 f"{norm}/gamma": 0,
                 f"{norm}/beta": 0,
-                f"{unit.prefix}/{after}/standardized_conv2d/kernel": 2,
+                f"{unit.conv(after)}/kernel": 2,
             }.items():
                 weights[name] = np.take(weights[name], stay, axis)
     return bit.with_weights(weights)

@@ -6,7 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from bitlite.bit import network
-from bitlite.bit.model import HEAD, ROOT, Bit
+from bitlite.bit.names import HEAD, ROOT
+from bitlite.bit.weights import Bit
 from bitlite.pruning.channels import Batches, channels
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.params import NM, Channels, Combine, Magnitude, Pruning, Units
@@ -108,7 +109,7 @@ def prunable(bit: Bit, patterns: tuple[str, ...] | None) -> set[str]:
     Raises InputError naming a pattern that matches nothing.
     """
     if patterns is None:
-        return {layer for layer, _ in bit.output_sizes()} - {ROOT, HEAD}
+        return {convolution.path for convolution in bit.convolutions} - {ROOT, HEAD}
     return set(bit.matching(patterns, "layers"))
 
 
@@ -120,7 +121,7 @@ def without_units(bit: Bit, remove: int, batches: Callable[[], Batches]) -> Bit:
 
     Only units whose shortcut is the identity can go. Raises InputError if there are fewer than `remove`.
     """
-    removable = [unit.prefix for unit in bit.units if not unit.projected]
+    removable = [unit.path for unit in bit.units if not bit.projects(unit)]
     if remove > len(removable):
         raise InputError(f"remove is {remove}, but only {len(removable)} units have an identity shortcut")
     images = list(batches())

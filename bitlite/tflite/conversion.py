@@ -5,7 +5,8 @@ import tensorflow as tf
 from tensorflow.lite.python.convert import mlir_quantize
 from tensorflow.lite.python.optimize.calibrator import Calibrator
 
-from bitlite.bit.model import ROOT, Bit
+from bitlite.bit.names import ROOT
+from bitlite.bit.weights import Bit
 from bitlite.tflite import lowering, metadata, packing, quantizer
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.params import Calibrated, Quantization, Scheme
@@ -32,7 +33,7 @@ def convert(
     it, unless they pack the root.
     Raises InputError, before any work, if keep_float matches nothing.
     """
-    paths = [path for path, _ in bit.output_sizes()]
+    paths = [convolution.path for convolution in bit.convolutions]
     if how.scheme == "int8_mixed" and how.keep_float != "auto":
         kept = bit.matching(how.keep_float, "keep_float")
     if how.scheme in ("float32", "float16", "dynamic"):

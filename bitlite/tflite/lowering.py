@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from bitlite.bit import network
-from bitlite.bit.model import ROOT, ROOT_STRIDE, Bit, fold
+from bitlite.bit.names import ROOT
+from bitlite.bit.weights import ROOT_STRIDE, Bit
 
 # What F(2, 3) makes of three weights (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks",
 # arXiv:1509.09308, section 4.1). `_summed` does it to four pixels; `_outputs` makes two pixels of the four products.
@@ -26,7 +27,7 @@ def build(bit: Bit, *, packed_root: bool = False, winograd: bool = False) -> tf.
     packed_root: the root reads 2x2 pixels at a time, see `pack`; for images of even sides.
     winograd: large 3x3 convolutions are computed by `Winograd`, as far as `by_winograd` says.
     """
-    return network.build(fold(bit), partial(Parts, packed_root=packed_root, winograd=winograd))
+    return network.build(bit.folded(), partial(Parts, packed_root=packed_root, winograd=winograd))
 
 
 class Parts(network.Parts):

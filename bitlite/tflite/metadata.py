@@ -11,7 +11,7 @@ import zipfile
 import flatbuffers
 import numpy as np
 
-from bitlite.bit.model import Architecture
+from bitlite.bit.weights import Architecture
 
 IDENTIFIER = b"M001"
 LABELS = "labels.txt"

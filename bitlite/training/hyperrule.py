@@ -18,7 +18,8 @@ MOMENTUM = 0.9
 class Recipe:
     """A training run. Sizes are sides of squares in pixels.
 
-    `image_size` is cropped at random from images of `resize` with `padding` grey pixels around them. After `warmup` the learning rate is a tenth after each of `decays`, or, if `cosine`, falls to 0 as half a cosine.
+    `image_size` is cropped at random from images of `resize` with `padding` grey pixels around them. After `warmup` the
+    learning rate is a tenth after each of `decays`, or, if `cosine`, falls to 0 as half a cosine.
     """
 
     steps: int

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from bitlite.bit.model import Bit
+from bitlite.bit.weights import Bit
 
 LAYER_COLUMNS = ("layer", "inputs", "outputs", "parameters", "macs", "sparsity")
 PREDICTION_COLUMNS = ("actual", "predicted")
@@ -29,15 +29,15 @@ def of_model(bit: Bit, test_logits: np.ndarray, test_labels: np.ndarray) -> dict
 
 def layers(bit: Bit) -> Iterator[dict[str, str | int | float]]:
     """A row for each convolution and the head, in running order; `sparsity` is its kernel's share of zeros."""
-    for layer, (height, width) in bit.output_sizes():
-        kernel = bit.weights[f"{layer}/kernel"]
+    for convolution in bit.convolutions:
+        _, _, inputs, outputs = convolution.kernel.shape
         yield {
-            "layer": layer,
-            "inputs": kernel.shape[2],
-            "outputs": kernel.shape[3],
-            "parameters": kernel.size,
-            "macs": kernel.size * height * width,
-            "sparsity": float(np.mean(kernel == 0)),
+            "layer": convolution.path,
+            "inputs": inputs,
+            "outputs": outputs,
+            "parameters": convolution.kernel.size,
+            "macs": convolution.macs,
+            "sparsity": float(np.mean(convolution.kernel == 0)),
         }
 
 

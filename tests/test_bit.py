@@ -5,8 +5,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from bitlite.bit import model
-from bitlite.bit.model import FINAL_NORM, HEAD, ROOT, Bit
+from bitlite.bit.names import FINAL_NORM, HEAD, ROOT
+from bitlite.bit.shapes import Shape, published
+from bitlite.bit.weights import Bit, untrained
 from bitlite.workflow.errors import InputError
 
 R50 = (3, 4, 6, 3)
@@ -14,14 +15,12 @@ R50 = (3, 4, 6, 3)
 
 @pytest.fixture(scope="module")
 def r50x1():
-    return model.untrained(
-        "R50x1", filters=64, units=R50, groups=32, root=7, pool=True, image_size=(224, 224), seed=0
-    )  # fmt: skip
+    return untrained("R50x1", published("r50x1"), seed=0)
 
 
 def small(seed=0, **changes) -> Bit:
     shape = {"filters": 8, "units": (1, 2), "groups": 4, "root": 3, "pool": False, "image_size": (16, 24)}
-    return model.untrained("small", seed=seed, **{**shape, **changes})
+    return untrained("small", Shape(**{**shape, **changes}), seed=seed)
 
 
 def with_random_norms(bit: Bit) -> Bit:
@@ -69,16 +68,16 @@ def test_r50x1_has_kernels_of_the_published_sizes(r50x1):
 
 def test_units_run_in_order_and_stride_where_a_block_begins(r50x1):
     units = r50x1.units
-    assert [unit.prefix for unit in units[:5]] == [
+    assert [unit.path for unit in units[:5]] == [
         "resnet/block1/unit01", "resnet/block1/unit02", "resnet/block1/unit03", "resnet/block2/unit01",
         "resnet/block2/unit02",
     ]  # fmt: skip
     assert [unit.stride for unit in units] == [1, 1, 1, 2, 1, 1, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1]
-    assert [unit.projected for unit in units] == [index in (0, 3, 7, 13) for index in range(16)]
+    assert [r50x1.projects(unit) for unit in units] == [index in (0, 3, 7, 13) for index in range(16)]
 
 
 def test_units_above_nine_run_last():
-    prefixes = [unit.prefix for unit in small(units=(1, 12)).units]
+    prefixes = [unit.path for unit in small(units=(1, 12)).units]
     assert prefixes[-4:] == [f"resnet/block2/unit{index}" for index in ("09", "10", "11", "12")]
 
 
@@ -125,7 +124,7 @@ def test_macs_of_r50x1(r50x1, size):
 @pytest.mark.parametrize("size", [(32, 32), (31, 17)])
 @pytest.mark.parametrize("pool", [False, True])
 def test_macs_of_a_small_one_with_head(size, pool):
-    bit = model.with_head(small(pool=pool), tuple("abcde"), size)
+    bit = small(pool=pool).with_head(tuple("abcde"), size)
     assert bit.macs == count_macs(*size, 8, (1, 2), root=3, pool=pool, classes=5)
 
 
@@ -133,16 +132,16 @@ def test_macs_of_a_small_one_with_head(size, pool):
 
 
 def test_comes_back_as_saved(tmp_path):
-    bit = model.with_head(small(), ("daisy", "ä, é"), (20, 30))
-    model.save(bit, tmp_path / "bit")
+    bit = small().with_head(("daisy", "ä, é"), (20, 30))
+    bit.save(tmp_path / "bit")
     assert sorted(path.name for path in (tmp_path / "bit").iterdir()) == ["architecture.json", "weights.npz"]
-    assert_equal(model.load(tmp_path / "bit"), bit)
+    assert_equal(Bit.load(tmp_path / "bit"), bit)
 
 
 def test_equal_models_give_equal_bytes_that_hold_no_time(tmp_path):
     bit = small()
-    model.save(bit, tmp_path / "one")
-    model.save(bit.with_weights(dict(reversed(bit.weights.items()))), tmp_path / "other")
+    bit.save(tmp_path / "one")
+    bit.with_weights(dict(reversed(bit.weights.items()))).save(tmp_path / "other")
     for name in ("architecture.json", "weights.npz"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
     with zipfile.ZipFile(tmp_path / "one" / "weights.npz") as archive:
@@ -151,9 +150,9 @@ def test_equal_models_give_equal_bytes_that_hold_no_time(tmp_path):
 
 
 def test_saving_replaces(tmp_path):
-    model.save(small(units=(2,)), tmp_path / "bit")
-    model.save(small(units=(1,)), tmp_path / "bit")
-    assert_equal(model.load(tmp_path / "bit"), small(units=(1,)))
+    small(units=(2,)).save(tmp_path / "bit")
+    small(units=(1,)).save(tmp_path / "bit")
+    assert_equal(Bit.load(tmp_path / "bit"), small(units=(1,)))
 
 
 def change_json(**changes):
@@ -188,16 +187,16 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_directory_is_named(tmp_path, damage):
-    model.save(small(), tmp_path / "bit")
+    small().save(tmp_path / "bit")
     DAMAGES[damage](tmp_path / "bit")
     with pytest.raises(InputError) as error:
-        model.load(tmp_path / "bit")
+        Bit.load(tmp_path / "bit")
     assert str(error.value).startswith(f"{tmp_path / 'bit'} holds no BiT")
 
 
 def test_missing_directory_is_named(tmp_path):
     with pytest.raises(InputError, match="nowhere holds no BiT"):
-        model.load(tmp_path / "nowhere")
+        Bit.load(tmp_path / "nowhere")
 
 
 # Changes
@@ -206,7 +205,7 @@ def test_missing_directory_is_named(tmp_path):
 def test_fold_standardises_every_output_channel():
     bit = with_random_norms(small())
     bit.weights["resnet/block1/unit01/b/standardized_conv2d/kernel"][...] += 3
-    folded = model.fold(bit)
+    folded = bit.folded()
     assert not folded.architecture.standardized
     assert dataclasses.replace(folded.architecture, standardized=True) == bit.architecture
     for name, value in bit.weights.items():
@@ -228,27 +227,27 @@ def test_fold_of_tiny_kernels_has_bit_s_epsilon():
     kernel *= 1e-5 / kernel.std(axis=(0, 1, 2))
     kernel -= kernel.mean(axis=(0, 1, 2))
     # A variance of 1e-10 beside an epsilon of 1e-10.
-    folded = model.fold(bit).weights[f"{ROOT}/kernel"]
+    folded = bit.folded().weights[f"{ROOT}/kernel"]
     np.testing.assert_allclose(folded.std(axis=(0, 1, 2)), 0.5**0.5, rtol=1e-3)
 
 
 def test_folding_twice_is_folding_once():
-    folded = model.fold(small())
+    folded = small().folded()
     folded.weights[f"{ROOT}/kernel"][0, 0] = 0  # as pruning does
-    assert_equal(model.fold(folded), folded)
+    assert_equal(folded.folded(), folded)
 
 
 def test_fold_leaves_the_head_and_its_argument():
-    bit = model.with_head(small(), ("a", "b"), (16, 24))
+    bit = small().with_head(("a", "b"), (16, 24))
     bit.weights[f"{HEAD}/kernel"][...] = 5
     before = {name: value.copy() for name, value in bit.weights.items()}
-    folded = model.fold(bit)
+    folded = bit.folded()
     assert (folded.weights[f"{HEAD}/kernel"] == 5).all()
     assert_equal(bit.with_weights(before), bit)
 
 
 def test_zeros_of_a_folded_kernel_count_as_sparsity():
-    bit = model.fold(small())
+    bit = small().folded()
     assert bit.sparsity == 0
     kernel = bit.weights["resnet/block2/unit02/b/standardized_conv2d/kernel"]
     kernel[:, :, :8] = 0
@@ -257,7 +256,7 @@ def test_zeros_of_a_folded_kernel_count_as_sparsity():
 
 
 def test_head_begins_at_zero():
-    bit = model.with_head(small(), ("a", "b", "c"), (20, 30))
+    bit = small().with_head(("a", "b", "c"), (20, 30))
     assert bit.architecture == dataclasses.replace(small().architecture, labels=("a", "b", "c"), image_size=(20, 30))
     kernel, bias = bit.weights.pop(f"{HEAD}/kernel"), bit.weights.pop(f"{HEAD}/bias")
     assert (kernel.shape, bias.shape) == ((1, 1, 64, 3), (3,))
@@ -266,9 +265,9 @@ def test_head_begins_at_zero():
 
 
 def test_new_head_replaces_the_old():
-    bit = model.with_head(small(), ("a", "b", "c"), (16, 24))
+    bit = small().with_head(("a", "b", "c"), (16, 24))
     bit.weights[f"{HEAD}/kernel"][...] = 1
-    again = model.with_head(bit, ("x", "y"), (16, 24))
+    again = bit.with_head(("x", "y"), (16, 24))
     assert again.weights[f"{HEAD}/kernel"].shape == (1, 1, 64, 2)
     assert not again.weights[f"{HEAD}/kernel"].any()
     assert again.architecture.labels == ("x", "y")
@@ -277,7 +276,7 @@ def test_new_head_replaces_the_old():
 def test_groups_keep_their_size_when_channels_go():
     bit = small()  # 4 groups; 2 inner channels a group in block1, 4 in block2
     assert {norm.removesuffix("/gamma") for norm in bit.weights if norm.endswith("/gamma")} == set(
-        norms := [f"{unit.prefix}/{part}/group_norm" for unit in bit.units for part in "abc"] + [FINAL_NORM]
+        norms := [f"{unit.path}/{part}/group_norm" for unit in bit.units for part in "abc"] + [FINAL_NORM]
     )
     assert {bit.groups(norm) for norm in norms} == {4}
     weights = dict(bit.weights)

@@ -1,0 +1,211 @@
+"""A BiT as data: its architecture and its weights under BiT's own names, in one directory. NumPy only.
+
+Kolesnikov et al., "Big Transfer (BiT): General Visual Representation Learning", arXiv:1912.11370. Depth and widths are
+not stored: they are read from the names and shapes of the weights, so a pruned BiT is a BiT with smaller kernels.
+"""
+
+import dataclasses
+import json
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+
+from bitlite.bit.names import FINAL_NORM, HEAD, ROOT, Unit, inner_norm, units
+from bitlite.bit.shapes import Shape
+from bitlite.workflow.errors import InputError
+from bitlite.workflow.files import read_npz, whole, write_json
+
+ROOT_STRIDE = 2
+# Qiao et al., "Weight Standardization", arXiv:1903.10520; the constant is that of BiT's own code.
+STANDARDIZATION_EPSILON = 1e-10
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What the weights alone do not tell.
+
+    groups: groups of every GroupNorm before pruning (32 in the published models).
+    pool: whether the root ends in BiT's zero-padded 3x3/2 max-pool.
+    standardized: whether the network standardises its kernels as it runs; False once that is folded into them.
+    image_size: height and width in pixels that the model was trained for.
+    labels: class names in the order of the head's outputs; empty without a head.
+    """
+
+    name: str
+    groups: int
+    pool: bool
+    standardized: bool
+    image_size: tuple[int, int]
+    labels: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """A convolution, or the head.
+
+    kernel: [height, width, inputs, outputs]. size: height and width of the output.
+    """
+
+    path: str
+    kernel: np.ndarray
+    stride: int
+    size: tuple[int, int]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one image."""
+        height, width = self.size
+        return self.kernel.size * height * width
+
+
+@dataclasses.dataclass(frozen=True)
+class Bit:
+    """Architecture and weights; kernels are [height, width, inputs, outputs], all float32."""
+
+    architecture: Architecture
+    weights: dict[str, np.ndarray]
+
+    @classmethod
+    def load(cls, directory: Path) -> "Bit":
+        """The BiT that `save` wrote. Raises InputError naming the directory if it is none or is damaged."""
+        try:
+            fields = json.loads((directory / "architecture.json").read_text())
+            fields["image_size"], fields["labels"] = tuple(fields["image_size"]), tuple(fields["labels"])
+            return cls(Architecture(**fields), read_npz(directory / "weights.npz"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{directory} holds no BiT (architecture.json and weights.npz): {error}") from error
+
+    def save(self, directory: Path) -> None:
+        """Write architecture.json and weights.npz. Equal models give equal bytes."""
+        with whole(directory) as temporary:
+            temporary.mkdir()
+            write_json(temporary / "architecture.json", dataclasses.asdict(self.architecture))
+            np.savez(temporary / "weights.npz", **dict(sorted(self.weights.items())))
+
+    @property
+    def units(self) -> list[Unit]:
+        """The residual units in running order."""
+        return units(self.weights)
+
+    def projects(self, unit: Unit) -> bool:
+        """Whether the unit's shortcut is a convolution instead of the identity."""
+        return f"{unit.projection}/kernel" in self.weights
+
+    @property
+    def convolutions(self) -> list[Convolution]:
+        """All convolutions in running order, then the head if there is one."""
+        found = []
+
+        def add(path: str, size: tuple[int, int], stride: int = 1) -> tuple[int, int]:
+            size = _strided(size, stride)
+            found.append(Convolution(path, self.weights[f"{path}/kernel"], stride, size))
+            return size
+
+        size = add(ROOT, self.architecture.image_size, ROOT_STRIDE)
+        if self.architecture.pool:
+            size = _strided(size, 2)
+        for unit in self.units:
+            add(unit.conv("a"), size)
+            if self.projects(unit):
+                add(unit.projection, size, unit.stride)
+            size = add(unit.conv("b"), size, unit.stride)
+            add(unit.conv("c"), size)
+        if f"{HEAD}/kernel" in self.weights:
+            add(HEAD, (1, 1))
+        return found
+
+    @property
+    def inner_norms(self) -> list[str]:
+        """Paths of the norms inside the bottlenecks, before convolutions b and c."""
+        return [unit.norm(part) for unit in self.units for part in "bc"]
+
+    def groups(self, norm: str) -> int:
+        """Groups of the norm at this path. Pruning removes whole groups, so what stays fixed is a group's size."""
+        unit = inner_norm(norm)
+        if not unit:
+            return self.architecture.groups
+        unpruned = self.weights[f"{unit.conv('c')}/kernel"].shape[-1] // 4
+        return self.weights[f"{norm}/gamma"].size // (unpruned // self.architecture.groups)
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained values, the head's included."""
+        return sum(value.size for value in self.weights.values())
+
+    @property
+    def kernels(self) -> dict[str, np.ndarray]:
+        """The convolution kernels, the head's included."""
+        return {name: value for name, value in self.weights.items() if name.endswith("/kernel")}
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros in the kernels."""
+        return sum(int(np.sum(k == 0)) for k in self.kernels.values()) / sum(k.size for k in self.kernels.values())
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of all convolutions and the head for one image of the architecture's size."""
+        return sum(convolution.macs for convolution in self.convolutions)
+
+    def matching(self, patterns: tuple[str, ...], key: str) -> list[str]:
+        """Paths of the convolutions, in running order, that match a pattern of shell wildcards.
+
+        Raises InputError naming `key` of params.yaml and a pattern that matches nothing.
+        """
+        paths = [convolution.path for convolution in self.convolutions]
+        for pattern in patterns:
+            if not any(fnmatch(path, pattern) for path in paths):
+                raise InputError(f"{key} has {pattern!r}, which matches none of BiT's convolutions, such as {paths[1]}")
+        return [path for path in paths if any(fnmatch(path, pattern) for pattern in patterns)]
+
+    def with_weights(self, weights: dict[str, np.ndarray], **changes) -> "Bit":
+        """This BiT with other weights, and the architecture's fields named in `changes` replaced."""
+        return Bit(dataclasses.replace(self.architecture, **changes), weights)
+
+    def with_head(self, labels: tuple[str, ...], image_size: tuple[int, int]) -> "Bit":
+        """This BiT for other classes and images: with a new head of zeros, as BiT starts every transfer."""
+        channels = self.weights[f"{FINAL_NORM}/gamma"].size
+        head = {
+            f"{HEAD}/kernel": np.zeros((1, 1, channels, len(labels)), np.float32),
+            f"{HEAD}/bias": np.zeros(len(labels), np.float32),
+        }
+        return self.with_weights({**self.weights, **head}, labels=labels, image_size=image_size)
+
+    def folded(self) -> "Bit":
+        """This BiT with its kernels standardised once and for all: the same function from plain convolutions.
+
+        StdConv normalises each output channel's kernel over height, width and inputs (arXiv:1903.10520), which turns a
+        zero of the raw kernel into -mean / std: only folded kernels keep the zeros that pruning puts there.
+        """
+        if not self.architecture.standardized:
+            return self
+        weights = {
+            name: standardize(value) if "standardized_conv2d" in name else value for name, value in self.weights.items()
+        }
+        return self.with_weights(weights, standardized=False)
+
+
+def _strided(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    # A kernel of odd size k, padded by k // 2 on each side, leaves ceil(size / stride).
+    return tuple(-(-side // stride) for side in size)
+
+
+def standardize(kernel: np.ndarray) -> np.ndarray:
+    """`kernel` [height, width, inputs, outputs] with mean 0 and variance 1 for every output channel."""
+    wide = kernel.astype(np.float64)
+    mean, variance = wide.mean(axis=(0, 1, 2)), wide.var(axis=(0, 1, 2))
+    return ((wide - mean) / np.sqrt(variance + STANDARDIZATION_EPSILON)).astype(np.float32)
+
+
+def untrained(name: str, shape: Shape, *, seed: int) -> Bit:
+    """A headless BiT of random weights (He et al., arXiv:1502.01852), for pretraining, benchmarks and tests."""
+    random = np.random.default_rng(seed)
+
+    def initial(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name.endswith("/kernel"):
+            return (np.sqrt(2 / np.prod(shape[:3])) * random.standard_normal(shape)).astype(np.float32)
+        return np.full(shape, name.endswith("/gamma"), np.float32)
+
+    weights = {name: initial(name, each) for name, each in shape.weights.items()}
+    return Bit(Architecture(name, shape.groups, shape.pool, standardized=True, image_size=shape.image_size), weights)
