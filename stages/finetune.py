@@ -19,11 +19,11 @@ from scmrepo.exceptions import SCMError
 from bitlite.bit import network
 from bitlite.bit.weights import Bit
 from bitlite.images import dataset
-from bitlite.training import hyperrule, training
-from bitlite.workflow import scores
+from bitlite.training import hyperrule, measures, training
+from bitlite.workflow import metrics, scores
 from bitlite.workflow.command import run
 from bitlite.workflow.errors import InputError
-from bitlite.workflow.files import write_csv, write_json
+from bitlite.workflow.files import write_csv
 from bitlite.workflow.params import Finetune, load
 from bitlite.workflow.paths import BACKBONE, FINETUNED, FINETUNED_PREDICTIONS, INTERRUPTED, METRICS, PLOTS
 
@@ -89,7 +89,7 @@ def main() -> None:
     logits = training.predict(network.build(bit), test.pixels)
     bit.save(FINETUNED)
     write_csv(FINETUNED_PREDICTIONS, scores.PREDICTION_COLUMNS, scores.predictions(logits, test.labels, labels))
-    write_json(METRICS / "finetune.json", scores.of_model(bit, logits, test.labels))
+    metrics.write(METRICS / "finetune.json", measures.of_model(bit, logits, test.labels))
 
 
 if __name__ == "__main__":

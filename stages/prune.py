@@ -6,15 +6,15 @@ Params pruning.P, finetune, seed; data/dataset, models/finetuned, metrics/finetu
 metrics/prune/P.json, plots/prune/P/.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
 from bitlite.bit.weights import Bit
-from bitlite.workflow import scores
+from bitlite.training import measures
+from bitlite.workflow import metrics, scores
 from bitlite.workflow.command import run
-from bitlite.workflow.files import write_csv, write_json
+from bitlite.workflow.files import write_csv
 from bitlite.workflow.params import Params, Pruning, entry, load
 from bitlite.workflow.paths import FINETUNED, METRICS, PLOTS, PRUNED
 
@@ -30,17 +30,19 @@ def main(name: str) -> None:
     original = Bit.load(FINETUNED)
     if how.method == "none":
         # The same function as the fine-tuned model, so its metrics are that model's.
-        bit, metrics = original.folded(), json.loads((METRICS / "finetune.json").read_text())
-        metrics["accuracy_before_recovery"] = metrics["accuracy"]
+        bit, found = original.folded(), metrics.read(METRICS / "finetune.json", metrics.ModelScores)
+        before = found.accuracy
     else:
-        bit, metrics = pruned(original, name, params)
+        bit, found, before = pruned(original, name, params)
     bit.save(PRUNED / name)
-    write_csv(PLOTS / "prune" / name / "layers.csv", scores.LAYER_COLUMNS, scores.layers(bit))
-    write_json(METRICS / "prune" / f"{name}.json", metrics)
+    write_csv(PLOTS / "prune" / name / "layers.csv", measures.LAYER_COLUMNS, measures.layers(bit))
+    metrics.write(
+        METRICS / "prune" / f"{name}.json", metrics.PrunedScores(**vars(found), accuracy_before_recovery=before)
+    )
 
 
-def pruned(original: Bit, name: str, params: Params) -> tuple[Bit, dict]:
-    """The pruned and recovered model, and its metrics."""
+def pruned(original: Bit, name: str, params: Params) -> tuple[Bit, metrics.ModelScores, float]:
+    """The pruned and recovered model, its metrics, and its accuracy before recovery."""
     from bitlite.bit import network
     from bitlite.images import dataset
     from bitlite.pruning import pruning
@@ -57,8 +59,7 @@ def pruned(original: Bit, name: str, params: Params) -> tuple[Bit, dict]:
     devices = training.strategy("one" if params.finetune.devices == "one" else "all")
     with finetune.logged(PLOTS / "prune" / name) as log, devices.scope(), network.precision(params.finetune.precision):
         bit = pruning.recover(folded, at_once, how, sample, recovery(original, train, validation, params, log))
-    metrics = scores.of_model(bit, training.predict(network.build(bit), test), labels)
-    return bit, metrics | {"accuracy_before_recovery": before}
+    return bit, measures.of_model(bit, training.predict(network.build(bit), test), labels), before
 
 
 def sampled(train, recipe, bit: Bit, seed: int) -> Iterator:

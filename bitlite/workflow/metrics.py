@@ -1,0 +1,124 @@
+"""The metrics that stages write: one record for each kind of JSON file below metrics/.
+
+The writer and every reader of a file share its record, so a key is spelt here and nowhere else.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TypeVar
+
+from bitlite.workflow.errors import InputError
+from bitlite.workflow.files import write_json
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """metrics/finetune.json: a model before conversion.
+
+    accuracy, top5_accuracy: shares of the test images, 0..1.
+    parameters: number of all weights. sparsity: share of zeros among the weights of its kernels, 0..1.
+    macs: multiply-adds an image.
+    """
+
+    accuracy: float
+    top5_accuracy: float
+    parameters: int
+    sparsity: float
+    macs: int
+
+
+@dataclass(frozen=True)
+class PrunedScores(ModelScores):
+    """metrics/prune/P.json: a pruned and recovered model.
+
+    accuracy_before_recovery: share of the test images, 0..1, that it classified rightly before it was trained on.
+    """
+
+    accuracy_before_recovery: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """metrics/evaluate/P-Q.json: what a .tflite file gets right, and its size.
+
+    accuracy, top5_accuracy: shares of the test images, 0..1. validation_accuracy: share of the validation images.
+    agreement: share of the test images whose highest logit is that of the fine-tuned, unconverted model, 0..1.
+    size_bytes, gzip_bytes: the file as it is, and after gzip. sparsity: share of zeros in its kernels, 0..1.
+    """
+
+    accuracy: float
+    top5_accuracy: float
+    validation_accuracy: float
+    agreement: float
+    size_bytes: int
+    gzip_bytes: int
+    sparsity: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """metrics/benchmark/P-Q.json: how fast a .tflite file runs, one image at a time.
+
+    latency_ms_p50, latency_ms_p90: median and 90th percentile of the milliseconds that an image takes.
+    peak_memory_mb: what loading and running the file added to the process, in 10^6 bytes.
+    delegated: share of the file's operators that XNNPACK runs, 0..1.
+    threads: of LiteRT. cpu: the machine's processor.
+    """
+
+    latency_ms_p50: float
+    latency_ms_p90: float
+    peak_memory_mb: float
+    delegated: float
+    threads: int
+    cpu: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """metrics/summary.json: the selected variant, alone and against the baseline.
+
+    selected: its name. accuracy: share of the test images, 0..1. accuracy_drop: how far it lies below the baseline's.
+    size_ratio: its size over the baseline's. speedup: the baseline's median latency over its own.
+    """
+
+    selected: str
+    accuracy: float
+    accuracy_drop: float
+    size_bytes: int
+    size_ratio: float
+    latency_ms_p50: float
+    speedup: float
+
+
+def write(path: Path, record: object) -> None:
+    """Write one of the records above. A number that is NaN or infinite raises ValueError."""
+    write_json(path, asdict(record))
+
+
+def read(path: Path, kind: type[Record]) -> Record:
+    """The record of this kind in a JSON file, which may hold more.
+
+    Raises InputError, naming the file and what makes it, if it is missing, is no JSON or lacks a key.
+    """
+    types = {field.name: field.type for field in fields(kind)}
+    try:
+        content = json.loads(path.read_text())
+        wrong = [key for key, type_ in types.items() if not _fits(content.get(key), type_)]
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: run `dvc repro`") from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} holds no metrics ({error}): delete it and run `dvc repro`") from error
+    if wrong:
+        found = f"{content[wrong[0]]!r} as" if wrong[0] in content else "no"
+        raise InputError(f"{path} holds {found} {wrong[0]}: delete it and run `dvc repro`")
+    return kind(**{key: content[key] for key in types})
+
+
+def _fits(value: object, type_: type) -> bool:
+    if type_ is str:
+        return isinstance(value, str)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
