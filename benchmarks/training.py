@@ -19,7 +19,7 @@ from bitlite.bit import network
 from bitlite.bit.shapes import BIT_TINY, published
 from bitlite.bit.weights import untrained
 from bitlite.images import dataset
-from bitlite.sources import sources
+from bitlite.sources.prepare import prepare
 from bitlite.training import training
 from bitlite.training.hyperrule import Recipe
 from bitlite.workflow.params import Dataset
@@ -28,7 +28,7 @@ from bitlite.workflow.params import Dataset
 def main(folder: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "dataset"
-        sources.prepare(Dataset(name=folder), directory)
+        prepare(Dataset(name=folder), directory)
         for name, shape, side, steps in (("bit-tiny", BIT_TINY, 32, 40), ("R50x1", published("r50x1"), 128, 6)):
             backbone = untrained(name, shape, seed=0)
             keras_model = network.build(backbone.with_head(dataset.labels(directory), (side, side)))

@@ -17,8 +17,11 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from bitlite.images import dataset
-from bitlite.sources import sources
+from bitlite.images import dataset, records
+from bitlite.images.records import Example
+from bitlite.sources import splits as splitting
+from bitlite.sources.prepare import prepare
+from bitlite.sources.source import Entry
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.params import Dataset
 
@@ -29,12 +32,12 @@ Transpose = Image.Transpose
 
 
 def prepared(directory: Path, name, **settings) -> Path:
-    sources.prepare(Dataset(name=str(name), **settings), directory)
+    prepare(Dataset(name=str(name), **settings), directory)
     return directory
 
 
-def stored(directory: Path, split: str) -> list[dataset.Example]:
-    return list(dataset.encoded_examples(tfds.builder_from_directory(directory).info, split))
+def stored(directory: Path, split: str) -> list[Example]:
+    return list(dataset.examples(split, directory))
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -73,9 +76,9 @@ def write_folder(folder: Path, **counts: int) -> Path:
 # Splits
 
 
-def entries(*counts: int) -> list[dataset.Entry]:
+def entries(*counts: int) -> list[Entry]:
     return [
-        dataset.Entry(Path(f"{label} {index}"), label, hashlib.sha256(f"{label} {index}".encode()).digest())
+        Entry(Path(f"{label} {index}"), label, hashlib.sha256(f"{label} {index}".encode()).digest())
         for label, count in enumerate(counts)
         for index in range(count)
     ]
@@ -83,7 +86,7 @@ def entries(*counts: int) -> list[dataset.Entry]:
 
 def test_splits_are_stratified():
     found = entries(100, 37, 8, 1)
-    splits = dataset.assign_splits(found, validation=0.2, test=0.1)
+    splits = splitting.assign(found, validation=0.2, test=0.1)
     for label, count in enumerate((100, 37, 8, 1)):
         sizes = Counter(split for split, entry in zip(splits, found, strict=True) if entry.label == label)
         assert abs(sizes["test"] - 0.1 * count) <= 1
@@ -94,11 +97,11 @@ def test_splits_are_stratified():
 
 def test_splits_depend_on_neither_order_nor_other_classes():
     found = entries(50, 50)
-    expected = dict(zip(found, dataset.assign_splits(found, validation=0.3, test=0.3), strict=True))
+    expected = dict(zip(found, splitting.assign(found, validation=0.3, test=0.3), strict=True))
     shuffled = random.Random(0).sample(found, len(found))
-    again = dataset.assign_splits(shuffled, validation=0.3, test=0.3)
+    again = splitting.assign(shuffled, validation=0.3, test=0.3)
     assert dict(zip(shuffled, again, strict=True)) == expected
-    alone = dataset.assign_splits(found[:50], validation=0.3, test=0.3)
+    alone = splitting.assign(found[:50], validation=0.3, test=0.3)
     assert alone == [expected[entry] for entry in found[:50]]
 
 
@@ -108,14 +111,14 @@ def test_copies_of_an_image_share_a_split():
     mislabelled = [entry._replace(where=Path(f"{entry.where} elsewhere"), label=1) for entry in found[:40]]
     everything = found + copies + mislabelled
     splits_of = {}
-    for entry, split in zip(everything, dataset.assign_splits(everything, validation=0.3, test=0.3), strict=True):
+    for entry, split in zip(everything, splitting.assign(everything, validation=0.3, test=0.3), strict=True):
         splits_of.setdefault(entry.digest, set()).add(split)
     assert {len(splits) for splits in splits_of.values()} == {1}
     assert set.union(*splits_of.values()) == {"train", "validation", "test"}
 
 
 def test_splits_are_the_same_on_every_machine():
-    splits = dataset.assign_splits(entries(10), validation=0.3, test=0.2)
+    splits = splitting.assign(entries(10), validation=0.3, test=0.2)
     # By SHA-256 of "0 0" to "0 9": 6, 4, 2, 1, 7, 5, 0, 8, 9, 3.
     assert [index for index, split in enumerate(splits) if split == "test"] == [4, 6]
     assert [index for index, split in enumerate(splits) if split == "validation"] == [1, 2, 7]
@@ -123,15 +126,15 @@ def test_splits_are_the_same_on_every_machine():
 
 def test_more_validation_leaves_the_test_images():
     found = entries(100)
-    little, much = (dataset.assign_splits(found, validation=share, test=0.2) for share in (0.1, 0.5))
+    little, much = (splitting.assign(found, validation=share, test=0.2) for share in (0.1, 0.5))
     assert [split == "test" for split in little] == [split == "test" for split in much]
-    assert set(dataset.assign_splits(found, validation=0.2, test=0.0)) == {"train", "validation"}
+    assert set(splitting.assign(found, validation=0.2, test=0.0)) == {"train", "validation"}
 
 
 # Draws: few-shot training, and a quick look
 
 
-def by_class(examples: list[dataset.Example]) -> dict[int, list[bytes]]:
+def by_class(examples: list[Example]) -> dict[int, list[bytes]]:
     """The images of each class, highest hash first."""
     found = {}
     for encoded, label in sorted(examples, key=lambda example: hashlib.sha256(example[0]).digest(), reverse=True):
@@ -246,7 +249,7 @@ def test_reading_and_the_light_stages_import_no_tensorflow(mnist5k):
     code = (
         "import sys; from pathlib import Path; from importlib import import_module\n"
         "loaded = lambda: 'tensorflow' in sys.modules\n"
-        "from stages.images import dataset\n"
+        "from bitlite.images import dataset\n"
         f"images, labels = dataset.read('test', (8, 8), Path({str(mnist5k)!r}))\n"
         "print('read', images.shape, loaded())\n"
         "for name in ('benchmark', 'compare', 'download', 'evaluate', 'params', 'prune'):\n"
@@ -552,7 +555,7 @@ def write_tfds(data_dir: Path, name: str, splits: dict[str, list], image="image"
     return info.features[label].names
 
 
-def cifar_like(seeds) -> list[dataset.Example]:
+def cifar_like(seeds) -> list[Example]:
     return [(png(noise(seed, 32, 32)), seed % 10) for seed in seeds]
 
 
@@ -661,9 +664,9 @@ def test_cifar10(tmp_path):
     counts = {split: dataset.count(split, directory) for split in dataset.SPLITS}
     assert counts == {"train": 48_000, "validation": 2000, "test": 10_000}
     own = tfds.builder("cifar10", data_dir=TFDS_DIR).info
-    assert sorted(stored(directory, "test")) == sorted(dataset.encoded_examples(own, "test"))
+    assert sorted(stored(directory, "test")) == sorted(records.examples(own, "test"))
     drawn = stored(directory, "train") + stored(directory, "validation")
-    assert sorted(drawn) == sorted(dataset.encoded_examples(own, "train"))
+    assert sorted(drawn) == sorted(records.examples(own, "train"))
     assert dataset.median_area(directory) == 32 * 32
 
 

@@ -4,7 +4,6 @@ import io
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from PIL import Image
 
 from bitlite.images import dataset
@@ -29,10 +28,7 @@ def prepared(tmp_path):
 
 @pytest.fixture
 def expected(prepared):
-    images = (
-        Image.open(io.BytesIO(encoded))
-        for encoded, _ in dataset.encoded_examples(tfds.builder_from_directory(prepared).info, "train")
-    )
+    images = (Image.open(io.BytesIO(encoded)) for encoded, _ in dataset.examples("train", prepared))
     return np.stack([np.asarray(image.resize((8, 6), Image.Resampling.BILINEAR)) for image in images])
 
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from bitlite.bit import network
-from bitlite.images.dataset import Pixels
+from bitlite.images.pixels import Pixels
 from bitlite.training.hyperrule import MOMENTUM, Recipe, learning_rate
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.files import read_npz, remove, whole
