@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import requests
 from tqdm import tqdm
 
-from bitlite.workflow.errors import InputError
+from bitlite.workflow.errors import InputError, one_line
 
 # Files of gigabytes are kept: DVC runs a stage again when its code changes, and after a wrong parameter.
 DOWNLOADS = Path("data/downloads")
@@ -72,9 +72,8 @@ def resolved(handle: str) -> Path:
 
 
 def _unreachable(address: str, error: BaseException) -> InputError:
-    reason = " ".join(str(error).split()) or type(error).__name__
     return InputError(
-        f"{address} can't be fetched ({reason}); try again, or download it elsewhere and give its path as "
+        f"{address} can't be fetched ({one_line(error)}); try again, or download it elsewhere and give its path as "
         "backbone.source"
     )
 
