@@ -31,6 +31,7 @@ from bitlite.bit.shapes import published
 from bitlite.bit.weights import Bit, untrained
 from bitlite.images import dataset
 from bitlite.litert import latency, runtime
+from bitlite.profiling.machine import cpu
 from bitlite.pruning import pruning
 from bitlite.tflite import conversion
 from bitlite.training import hyperrule, training
@@ -38,7 +39,6 @@ from bitlite.workflow import scores
 from bitlite.workflow.params import Channels, Int8, Magnitude, Mixed, Scheme, load
 from bitlite.workflow.paths import FINETUNED
 from stages import finetune, prune
-from stages.benchmark import cpu
 
 SCHEMES = (
     *(Scheme(scheme=name) for name in ("float32", "float16", "dynamic", "int4")),
