@@ -53,6 +53,12 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"no .npz file, or a damaged one: {error}") from error
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` as it is."""
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_json(path: Path, content: Mapping) -> None:
     """Write `content` with sorted keys; NaN and infinity, which JSON lacks, raise ValueError."""
     with whole(path) as temporary:
