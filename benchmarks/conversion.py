@@ -11,7 +11,7 @@ r50x1: files of the same random weights at 224 px, run in turns on one image at 
     floor   ours with the statistics of every GroupNorm frozen, so that a norm is what BatchNorm is on a device: nothing
     and ours with `winograd: true`, against the same
 schemes: the fine-tuned model of this checkout in every scheme: accuracy on test, agreement with float32, size, latency.
-winograd: single 3x3 convolutions in float32: each many times as fast they are by Winograd's algorithm.
+winograd: single 3x3 convolutions in float32: how many times as fast they are by Winograd's algorithm.
 
 Of each round the fastest run counts, which noise from other processes seldom reaches; ratios are of medians of these.
 """
@@ -36,7 +36,7 @@ from bitlite.profiling.machine import cpu
 from bitlite.tflite import calibration, conversion
 from bitlite.tflite.graph import Graph, Tensor, constant, rewritten, to_file
 from bitlite.tflite.lowering import convolution
-from bitlite.tflite.winograd import winograd
+from bitlite.tflite.winograd import sixteen
 from bitlite.workflow import scores
 from bitlite.workflow.params import Calibrated, Quantization
 from bitlite.workflow.paths import FINETUNED
@@ -61,7 +61,7 @@ def main(what: str, *threads: str) -> None:
 
 
 def speeds(scratch: Path, threads: Sequence[int]) -> None:
-    """Print each long R50x1 takes to convert and, against the usual way and the floor, to run."""
+    """Print how long R50x1 takes to convert and, against the usual way and the floor, to run."""
     bit = r50x1()
     images = np.random.default_rng(1).integers(256, size=(256, *SIZE, 3), dtype=np.uint8)
     files = {}
@@ -122,7 +122,7 @@ def schemes(scratch: Path, threads: Sequence[int]) -> None:
 
 
 def convolutions(scratch: Path, threads: Sequence[int]) -> None:
-    """Print each many times as fast a convolution is by Winograd's algorithm, of images of each side with C channels."""
+    """Print how many times as fast a convolution is by Winograd's algorithm, of images of each side with C channels."""
     for count in threads:
         head(count, *(f"C = {channels}" for channels in CHANNELS))
         for side in SIDES:
@@ -130,7 +130,7 @@ def convolutions(scratch: Path, threads: Sequence[int]) -> None:
             for channels in CHANNELS:
                 files = {
                     "plain": single(side, channels, convolution),
-                    "winograd": single(side, channels, winograd),
+                    "winograd": single(side, channels, sixteen),
                 }
                 times = in_turns(written(files, scratch), count)
                 ratios.append(ratio(times["plain"], times["winograd"]))

@@ -227,6 +227,13 @@ def test_int8_file_takes_plain_pixels_whatever_it_is_calibrated_with(tmp_path):
     assert runtime.Classifier(tmp_path / "model").input["quantization"] == (1.0, 0)
 
 
+def test_a_large_file_becomes_integers_too(tmp_path):
+    # Its 38 MB are memory that goes back to the system as soon as nobody holds them.
+    bit = bit_of(filters=8, units=(1,), groups=4, labels=300_000, zeros=0)
+    (tmp_path / "model").write_bytes(converted("int8", bit))
+    assert runtime.Classifier(tmp_path / "model").logits(photos(1)).shape == (1, 300_000)
+
+
 def test_int8_file_is_of_integers_throughout(files):
     tensors, operators = graph(files["int8"])
     assert {kind for kind, _ in tensors} == {"INT8", "INT32", "UINT8"}

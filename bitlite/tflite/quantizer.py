@@ -53,7 +53,8 @@ def integers(float32: bytes, ranges: Ranges, *, activations: str, pixels: str) -
     # A process has room for one class of this name: at the top, none that uses `bitlite` could calibrate by TensorFlow.
     from ai_edge_litert._pywrap_tensorflow_lite_calibration_wrapper import CalibrationWrapper
 
-    wrapper = CalibrationWrapper(with_ranges(float32, ranges), [], [])
+    calibrated = with_ranges(float32, ranges)  # which the wrapper reads in place: it must live as long
+    wrapper = CalibrationWrapper(calibrated, [], [])
     number = {name: np.dtype(name).num for name in (pixels, activations, BIASES[activations])}
     return wrapper.QuantizeModel(
         number[pixels],  # input

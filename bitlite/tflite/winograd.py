@@ -17,13 +17,19 @@ CHANNELS = 64
 
 
 def winograd(graph: Graph, operator: Operator) -> Tensor | None:
-    """The rewrite: a convolution of stride 1 that `gains`, as 16 of 1x1."""
+    """The rewrite: a convolution of stride 1, without a bias, that gains by the algorithm."""
     if operator.type != "conv" or operator.options["stride"] != 1:
         return None
     x, kernel, *bias = operator.inputs
-    _, height, width, _ = x.shape
-    if bias or not gains(kernel.data, (height, width)):
+    if bias or not gains(kernel.data, x.shape[1:3]):
         return None
+    return sixteen(graph, operator)
+
+
+def sixteen(graph: Graph, operator: Operator) -> Tensor:
+    """A 3x3 convolution of stride 1 over an image of even sides as 16 of 1x1."""
+    x, kernel = operator.inputs
+    _, height, width, _ = x.shape
     path, channels = operator.output.name, kernel.shape[3]
     padded = graph.pad(f"{path}/pad", x, 1, 1)  # [1, H + 2, W + 2, C]
     sums = [
