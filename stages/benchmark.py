@@ -2,8 +2,8 @@
 
     python -m stages.benchmark P-Q
 
-Params benchmark; models/tflite/P-Q.tflite -> metrics/benchmark/P-Q.json, plots/benchmark/P-Q/layers.csv. Latency is
-that of LiteRT's interpreter for one image. The layers' times are measured after that, in runs of their own.
+Params benchmark; models/tflite/P-Q.tflite -> metrics/benchmark/P-Q.json, plots/benchmark/P-Q/layers.csv. LiteRT's
+interpreter is timed on one image; after that, in runs of their own, the layers are.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Measure what a .tflite file gets right, and how large it is.
+"""Measure the accuracy and the size of a .tflite file.
 
     python -m stages.evaluate P-Q
 

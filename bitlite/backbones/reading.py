@@ -75,7 +75,7 @@ def _read_archive(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_saved_model(directory: Path) -> dict[str, np.ndarray]:
-    """The variables of a SavedModel but those that count, such as steps, since weights are of a floating type.
+    """The variables of a SavedModel that are of a floating type, as weights are, and counters of steps are not.
 
     Raises ValueError if it is none, has no list `variables` as TF Hub's modules have, or two variables of one name.
     """

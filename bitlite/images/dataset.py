@@ -90,7 +90,7 @@ def read(
     """The images of a split, resized to `size` (height, width), and their labels int32 [images].
 
     As in BiT, resizing does not keep the aspect. It is Pillow's (bilinear, antialiased), the same for training,
-    calibration and evaluation. `cache_mb` is how much of the pixels memory keeps.
+    calibration and evaluation. `cache_mb`, in 10^6 bytes, bounds the pixels that memory keeps.
     """
     info = _builder(directory).info
     places = list(records.records(info, split))

@@ -11,8 +11,8 @@ import numpy as np
 class Pixels:
     """Images as an array uint8 [images, height, width, 3] in 0..255, decoded as they are asked for, in threads.
 
-    Indexed by an integer, a slice or an array of integers. The first `cache_mb` (10^6 bytes) of the images stay in
-    memory once they are decoded.
+    Indexed by an integer, a slice or an array of integers. Once decoded, the first images stay in memory, as many as
+    `cache_mb` (10^6 bytes) holds.
     """
 
     def __init__(

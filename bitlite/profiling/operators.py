@@ -43,7 +43,7 @@ class Operator:
 
 
 def read(path: Path) -> list[Operator]:
-    """The operators of a .tflite file in running order, without those of constants alone, which run once."""
+    """The operators of a .tflite file in running order, except those whose inputs are all constants, which run once."""
     model = flatbuffer_utils.read_model(str(path))
     graph = model.subgraphs[0]
     constant = {i for i, tensor in enumerate(graph.tensors) if model.buffers[tensor.buffer].data is not None}

@@ -1,4 +1,4 @@
-"""What the variants were made from."""
+"""The origin of the variants: data set, backbone, and the models before conversion."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -197,7 +197,7 @@ def _box(axes: Axes, points: Sequence[Point], margin: float) -> Bbox:
 
 
 def _shifted(extent: Bbox, place: tuple[tuple[int, int], float], dpi: float) -> Bbox:
-    """The pixels of a label at `place`, from those of the label whose lower left corner is on the marker."""
+    """The pixels of a label at `place`; `extent` is the label with its lower left corner on the marker."""
     (dx, dy), reach = place
     pixels = reach * dpi / 72
     return extent.translated(dx * pixels + (dx - 1) / 2 * extent.width, dy * pixels + (dy - 1) / 2 * extent.height)

@@ -1,4 +1,4 @@
-"""models/release: the selected file, its labels, and a model card that says how to run it and what made it."""
+"""models/release: the selected file, its labels, and a model card on running it and on its making."""
 
 import shutil
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A source of labelled images: which images it has, and how to get at them."""
+"""A source of labelled images: the entries of its images, and a way to their pixels."""
 
 import hashlib
 import io
@@ -55,6 +55,6 @@ def numbered(examples: Iterable[Example], total: int | None = None) -> list[Entr
 
 
 def among(examples: Iterable[Example], chosen: Iterable[Entry]) -> Iterator[Example]:
-    """Those of `examples` that `chosen` entries of `numbered` mean."""
+    """The `examples` whose entries, as `numbered` made them, are `chosen`."""
     numbers = {entry.where for entry in chosen}
     return (example for number, example in enumerate(examples) if number in numbers)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """What the user gave can't be used. The message says which key or file, what happened and what to do."""
+    """A parameter or file of the user's can't be used. The message names it, the problem and the remedy."""
 
 
 def one_line(error: object) -> str:
