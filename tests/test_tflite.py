@@ -15,7 +15,7 @@ from bitlite.bit import network
 from bitlite.bit.shapes import Shape
 from bitlite.bit.weights import untrained
 from bitlite.litert import runtime
-from bitlite.tflite import calibration, conversion, flatbuffer, quantizer
+from bitlite.tflite import calibration, conversion, flatbuffer, quantizer, schemes
 from bitlite.tflite.graph import to_file
 from bitlite.tflite.lowering import lower
 from bitlite.workflow.errors import InputError
@@ -207,11 +207,11 @@ def test_sizes(files):
         assert sizes["int4"] < 0.7 * sizes[scheme] and sizes[scheme] < 0.4 * sizes["float32"]
 
 
-def test_float_files_take_and_give_floats(files):
-    for scheme in set(SCHEMES) - {"int8"}:
-        classifier = runtime.Classifier(files[scheme])
-        assert (classifier.input["dtype"], classifier.output["dtype"]) == (np.float32, np.float32)
-        assert tuple(classifier.input["shape"]) == (1, *SIZE, 3) and tuple(classifier.output["shape"]) == (1, 10)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_files_take_and_give_what_the_table_of_schemes_says(scheme, files):
+    classifier = runtime.Classifier(files[scheme])
+    assert classifier.input["dtype"] == classifier.output["dtype"] == np.dtype(schemes.SCHEMES[scheme].pixels)
+    assert tuple(classifier.input["shape"]) == (1, *SIZE, 3) and tuple(classifier.output["shape"]) == (1, 10)
 
 
 def test_int8_file_takes_plain_pixels(files):
@@ -253,8 +253,8 @@ def test_files_have_only_what_xnnpack_runs_fast(scheme, files):
 def test_kernels_are_of_the_schemes_type(bit, files):
     # As TFLite holds them, [outputs, height, width, inputs]; below 1024 values the dynamic scheme leaves them alone.
     kernels = {(value.shape[3], *value.shape[:3]) for value in bit.kernels.values() if value.size >= 1024}
-    types = {"float32": "FLOAT32", "int4": "INT4"} | dict.fromkeys(("dynamic", "int8", "int16x8", "int8_mixed"), "INT8")
-    for scheme, expected in types.items():
+    for scheme in set(SCHEMES) - {"float16"}:
+        expected = schemes.SCHEMES[scheme].weights.upper()
         assert {kind for kind, shape in graph(files[scheme])[0] if shape in kernels} == {expected}
     assert {shape for kind, shape in graph(files["float16"])[0] if kind == "FLOAT16"} >= kernels
 

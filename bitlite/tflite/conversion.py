@@ -37,6 +37,6 @@ def convert(
     float32 = to_file(graph)
     paths = [convolution.path for convolution in bit.convolutions]
     ranges = None if images is None else calibration.ranges(float32, images)
-    content = scheme.make(Source(graph, float32, paths, entry, ranges, validation))
+    content = scheme.make(Source(scheme, entry, graph, float32, paths, ranges, validation))
     notes = metadata.metadata(bit.architecture, entry.scheme)
     return metadata.with_labels(compact(content, notes), bit.architecture.labels)

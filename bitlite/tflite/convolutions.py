@@ -43,7 +43,7 @@ class Found(NamedTuple):
 def find(content: bytes, paths: Collection[str]) -> dict[str, Found]:
     """The convolutions of a BiT, by path. Raises ValueError naming a path that the file has no operator for.
 
-    An operator's output bears the name of what made it, and where operators were fused the names of all of them.
+    The outputs of a convolution's operators bear names that begin with its path.
     """
     model = schema.Model.GetRootAs(content)
     graph = model.Subgraphs(0)
@@ -60,13 +60,11 @@ def find(content: bytes, paths: Collection[str]) -> dict[str, Found]:
         held = graph.Tensors(number)
         return TYPES[held.Type()], model.Buffers(held.Buffer()).DataLength()
 
-    names = [tensor(each.Outputs(0)).name.split(";") for each in operators]
+    names = [tensor(each.Outputs(0)).name for each in operators]
     found = {}
     for path in paths:
         start = f"{MODEL}/{path}/"
-        own = [
-            each for each, fused in zip(operators, names, strict=True) if any(name.startswith(start) for name in fused)
-        ]
+        own = [each for each, name in zip(operators, names, strict=True) if name.startswith(start)]
         parts = [each for each in own if model.OperatorCodes(each.OpcodeIndex()).BuiltinCode() in OPERATORS]
         if not parts:
             raise ValueError(f"the .tflite file has no convolution {path}")

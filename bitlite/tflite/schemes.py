@@ -20,15 +20,17 @@ from bitlite.workflow.params import Quantization
 class Source:
     """All that a file can be made of.
 
-    graph, float32: the lowered network, and its file. paths: of BiT's convolutions. entry: of params.yaml.
+    scheme: a row of SCHEMES. entry: of params.yaml. graph, float32: the lowered network, and its file. paths: of BiT's
+    convolutions.
     ranges: the least and largest value of every tensor, for schemes that are calibrated.
     validation: images uint8 [images, height, width, 3] and their labels [images], for keep_float: auto.
     """
 
+    scheme: "Scheme"
+    entry: Quantization
     graph: Graph
     float32: bytes
     paths: Sequence[str]
-    entry: Quantization
     ranges: calibration.Ranges | None = None
     validation: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -49,22 +51,17 @@ def _int4(source: Source) -> bytes:
     return quantizer.dynamic(source.float32, bits=4)
 
 
-def _int8(source: Source) -> bytes:
-    return quantizer.integers(source.float32, source.ranges, activations="int8", pixels="uint8")
-
-
-def _int16x8(source: Source) -> bytes:
-    return quantizer.integers(source.float32, source.ranges, activations="int16", pixels="float32")
+def _integers(source: Source) -> bytes:
+    scheme = source.scheme
+    return quantizer.integers(source.float32, source.ranges, activations=scheme.activations, pixels=scheme.pixels)
 
 
 def _int8_mixed(source: Source) -> bytes:
-    keep = source.entry.keep_float
-    if keep == "auto":
+    kept = source.entry.keep_float
+    if kept == "auto":
         kept = mixed.kept_float(
             source.float32, source.paths, source.ranges, source.entry.max_accuracy_drop, *source.validation
         )
-    else:
-        kept = keep
     return quantizer.static(source.float32, [path for path in source.paths if path not in kept], source.ranges)
 
 
@@ -89,15 +86,17 @@ class Scheme:
         ]
 
 
-# In `dynamic` and int4 activations become int8 as they come, with a scale for each image. The calibrator's int16x8 has
-# no SPACE_TO_DEPTH, which a packed root needs.
+# In dynamic and int4 activations become int8 as they come, with a scale for each image. The calibrator's int16x8 has no
+# SPACE_TO_DEPTH, which a packed root needs.
+# fmt: off
 SCHEMES = {
-    #                    make         weights    activations  pixels     packs_root
-    "float32": Scheme(_float32, "float32", "float32", "float32", False),
-    "float16": Scheme(_float16, "float16", "float32", "float32", False),
-    "dynamic": Scheme(_dynamic, "int8", "int8", "float32", True),
-    "int8": Scheme(_int8, "int8", "int8", "uint8", True),
-    "int8_mixed": Scheme(_int8_mixed, "int8", "int8", "float32", True),
-    "int16x8": Scheme(_int16x8, "int8", "int16", "float32", False),
-    "int4": Scheme(_int4, "int4", "int8", "float32", True),
+    #                     make         weights    activations pixels     packs_root
+    "float32":    Scheme(_float32,    "float32", "float32",  "float32", False),
+    "float16":    Scheme(_float16,    "float16", "float32",  "float32", False),
+    "dynamic":    Scheme(_dynamic,    "int8",    "int8",     "float32", True),
+    "int8":       Scheme(_integers,   "int8",    "int8",     "uint8",   True),
+    "int8_mixed": Scheme(_int8_mixed, "int8",    "int8",     "float32", True),
+    "int16x8":    Scheme(_integers,   "int8",    "int16",    "float32", False),
+    "int4":       Scheme(_int4,       "int4",    "int8",     "float32", True),
 }
+# fmt: on
