@@ -1,3 +1,5 @@
+from math import cos, pi
+
 import pytest
 
 from bitlite.training import hyperrule
@@ -109,6 +111,7 @@ def test_smaller_batches_learn_more_slowly(batch_size, rate):
         ({"flip": True}, True),
         ({"resize": 40}, True),
         ({"mixup": 0.1}, True),
+        ({"padding": 1}, True),
         ({"batch_split": 4}, False),
     ],
 )
@@ -124,3 +127,23 @@ def test_cosine_falls_from_the_peak_to_almost_nothing():
     rates = {0: 0.02, 9: 0.2, 10: 0.2, 35: 0.1 + 0.1 * 0.5**0.5, 60: 0.1}
     assert {step: learning_rate(step, run) for step in rates} == pytest.approx(rates)
     assert 0 < learning_rate(109, run) < 0.001 * 0.2
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("hyperrule", {0: 0.01, 9: 0.1, 10: 0.1, 20: 0.01, 39: 0.001, 40: 0.0001}),
+        ("cosine", {0: 0.01, 9: 0.1, 10: 0.1, 30: 0.05, 36: 0.1 * (1 + cos(0.65 * pi)) / 2}),
+        ("constant", {0: 0.01, 9: 0.1, 10: 0.1, 25: 0.1, 49: 0.1}),
+    ],
+)
+def test_schedule_that_params_ask_for_shapes_the_learning_rate(schedule, rates):
+    params = Finetune(steps=50, learning_rate=0.1, learning_rate_schedule=schedule)
+    run = finetuning(params, image_area=SMALL, examples=3500)
+    assert run.learning_rate_schedule == schedule
+    assert {step: learning_rate(step, run) for step in rates} == pytest.approx(rates)
+
+
+def test_padding_is_that_of_params():
+    assert finetuning(Finetune(padding=4), image_area=SMALL, examples=100).padding == 4
+    assert finetuning(Finetune(), image_area=SMALL, examples=100).padding == 0

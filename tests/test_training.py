@@ -16,7 +16,7 @@ from bitlite.bit.names import HEAD
 from bitlite.bit.shapes import Shape
 from bitlite.bit.weights import untrained
 from bitlite.training import loop
-from bitlite.training.batches import Images, ahead, batches
+from bitlite.training.batches import GREY, Images, ahead, batches
 from bitlite.training.checkpoint import Checkpoint
 from bitlite.training.inference import PREDICTION_BATCH, inference, mean_loss, predict
 from bitlite.training.loop import Run, fit
@@ -90,6 +90,49 @@ def test_crops_are_parts_of_the_image():
             assert np.array_equal(crop, places[0, top : top + 8, left : left + 8])
             corners.add((top, left))
     assert corners == {(top, left) for top in range(3) for left in range(3)}
+
+
+def windows(image, side):
+    """Every square of `side` pixels of an image, by its top and left."""
+    height, width, _ = image.shape
+    return {
+        (top, left): image[top : top + side, left : left + side]
+        for top in range(height - side + 1)
+        for left in range(width - side + 1)
+    }
+
+
+@pytest.mark.parametrize(("resize", "padding"), [(8, 2), (9, 1)])
+def test_padding_surrounds_the_image_with_grey(resize, padding):
+    image = np.arange(resize * resize * 3, dtype=np.uint8).reshape(resize, resize, 3)
+    side = resize + 2 * padding
+    surrounded = np.full((side, side, 3), 127.5)
+    surrounded[padding:-padding, padding:-padding] = image
+    images = Images(image[None], np.zeros(1, np.int32))
+    seen = set()
+    for pixels, _ in drawn(images, classes=1, steps=20, resize=resize, padding=padding):
+        assert pixels.dtype == np.float32
+        for crop in pixels:
+            (place,) = [place for place, window in windows(surrounded, 8).items() if np.array_equal(crop, window)]
+            seen.add(place)
+    # At the image's own scale there are as many places as `padding` leaves on both sides.
+    assert seen == set(windows(surrounded, 8))
+
+
+def test_padded_images_are_mirrored_after_they_are_cropped():
+    image = np.random.default_rng(0).integers(256, size=(8, 8, 3), dtype=np.uint8)
+    surrounded = np.full((10, 10, 3), 127.5)
+    surrounded[1:-1, 1:-1] = image
+    recipe = replace(RECIPE, padding=1, steps=10)
+    allowed = [crop for window in windows(surrounded, 8).values() for crop in (window, window[:, ::-1])]
+    for pixels, _ in batches(Images(image[None], np.zeros(1, np.int32)), recipe, 1, seed=0):
+        assert all(any(np.array_equal(crop, each) for each in allowed) for crop in pixels)
+
+
+def test_padding_is_zero_to_the_network():
+    model = network.build(bit_of())
+    normalized = tf.keras.Model(model.input, model.get_layer("normalize").output)
+    assert not np.any(normalized(np.full((1, 8, 8, 3), GREY, np.float32)))
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -437,6 +480,7 @@ def test_features_of_a_frozen_trunk_train_the_head_as_images_do(monkeypatch):
         ("all", PLAIN, False),
         ("last_block", PLAIN, False),
         ("head", RECIPE, False),
+        ("head", replace(PLAIN, padding=1), False),
     ],
 )
 def test_each_image_goes_through_a_frozen_trunk_once(monkeypatch, part, recipe, computed_once):
