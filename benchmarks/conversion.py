@@ -1,8 +1,8 @@
 """Measure the conversion: speed against the usual way and against the floor, and what each scheme gets right.
 
-    python benchmarks/conversion.py r50x1 [THREADS ...]      default: on 1 thread, then on 2
-    python benchmarks/conversion.py schemes [THREADS ...]    default: on 1 thread
-    python benchmarks/conversion.py winograd [THREADS ...]   default: on 1 thread
+    python -m benchmarks.conversion r50x1 [THREADS ...]      default: on 1 thread, then on 2
+    python -m benchmarks.conversion schemes [THREADS ...]    default: on 1 thread
+    python -m benchmarks.conversion winograd [THREADS ...]   default: on 1 thread
 
 r50x1: files of the same random weights at 224 px, run in turns on one image at a time, seconds and memory to convert:
     usual   a SavedModel as Google publishes it (benchmarks/hub.py), for images of this size, through
@@ -16,27 +16,26 @@ winograd: single 3x3 convolutions in float32: how many times as fast they are by
 Of each round the fastest run counts, which noise from other processes seldom reaches; ratios are of medians of these.
 """
 
+import multiprocessing
 import resource
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import tensorflow as tf
 from pydantic import TypeAdapter
 
-from benchmarks.hub import HubModule
-from bitlite.bit import network
 from bitlite.bit.shapes import published
 from bitlite.bit.weights import Bit, untrained
 from bitlite.images import dataset
 from bitlite.litert import runtime
-from bitlite.tflite import conversion, lowering
+from bitlite.tflite import calibration, conversion
+from bitlite.tflite.graph import Graph, Tensor, constant, rewritten, to_file
+from bitlite.tflite.lowering import convolution
+from bitlite.tflite.winograd import sixteen
 from bitlite.workflow import scores
 from bitlite.workflow.params import Calibrated, Quantization
 from bitlite.workflow.paths import FINETUNED
@@ -54,13 +53,6 @@ ROUNDS, RUNS = 15, 3
 CHANNELS, SIDES = (32, 48, 64, 96, 128, 256), (4, 8, 14, 28, 56)
 
 
-class FrozenNorm(network.GroupNorm):
-    """What is left of a GroupNorm whose statistics are constants: a multiply and an add, which converters fold."""
-
-    def _normalized(self, inputs):
-        return inputs * self.gamma + self.beta
-
-
 def main(what: str, *threads: str) -> None:
     measure, default = {"r50x1": (speeds, (1, 2)), "schemes": (schemes, (1,)), "winograd": (convolutions, (1,))}[what]
     print(cpu(), flush=True)
@@ -73,9 +65,9 @@ def speeds(scratch: Path, threads: Sequence[int]) -> None:
     bit = r50x1()
     images = np.random.default_rng(1).integers(256, size=(256, *SIZE, 3), dtype=np.uint8)
     files = {}
-    for name, how in entries().items():
+    for name, each in entries().items():
         start = time.perf_counter()
-        content = files[name, "ours"] = conversion.convert(bit, how, images)
+        content = files[name, "ours"] = conversion.convert(bit, each, calibrating(each.scheme, images))
         taken, memory = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(
             f"{name:18}{len(content) / 1e6:6.1f} MB, converted in {taken:.0f} s; "
@@ -107,9 +99,11 @@ def schemes(scratch: Path, threads: Sequence[int]) -> None:
     train, train_labels = dataset.read("train", size)
     test, labels = dataset.read("test", size)
     files = {}
-    for name, how in entries().items():
-        chosen = conversion.drawn(train_labels, dataset.labels(), how) if isinstance(how, Calibrated) else []
-        files[name] = conversion.convert(bit, how, train[chosen])
+    for name, each in entries().items():
+        images = None
+        if isinstance(each, Calibrated):
+            images = train[calibration.drawn(train_labels, dataset.labels(), each)]
+        files[name] = conversion.convert(bit, each, images)
     paths = written(files, scratch)
     print(" " * 18 + "".join(f"{column:>12}" for column in ("images", "accuracy", "agreement", "bytes")))
     for name, path in paths.items():
@@ -134,16 +128,21 @@ def convolutions(scratch: Path, threads: Sequence[int]) -> None:
         for side in SIDES:
             ratios = []
             for channels in CHANNELS:
-                plain = tf.keras.layers.Conv2D(channels, 3, padding="same", use_bias=False)
-                layers = {"plain": plain, "winograd": lowering.Winograd(channels)}
-                files = {}
-                for name, layer in layers.items():
-                    image = tf.keras.Input((side, side, channels), 1)
-                    converter = tf.lite.TFLiteConverter.from_keras_model(tf.keras.Model(image, layer(image)))
-                    files[name] = converter.convert()
+                files = {
+                    "plain": single(side, channels, convolution),
+                    "winograd": single(side, channels, sixteen),
+                }
                 times = in_turns(written(files, scratch), count)
                 ratios.append(ratio(times["plain"], times["winograd"]))
             print(f"{f'{side} x {side}':18}" + "".join(ratios), flush=True)
+
+
+def single(side: int, channels: int, rewrite) -> bytes:
+    """The file of a 3x3 convolution of `channels` in and out, over side x side pixels, lowered by `rewrite`."""
+    kernel = np.random.default_rng(0).normal(size=(3, 3, channels, channels)).astype(np.float32)
+    graph = Graph(Tensor("image", (1, side, side, channels)))
+    graph.operator("conv", "conv", [graph.input, constant("kernel", kernel)], graph.input.shape, stride=1)
+    return to_file(rewritten(graph, rewrite))
 
 
 def head(threads: int, *columns: str) -> None:
@@ -189,16 +188,26 @@ def floor(bit: Bit, scheme: str, images: np.ndarray) -> bytes:
     bit = bit.folded()
     kernels = {name: kernel / np.sqrt(np.prod(kernel.shape[:3])) for name, kernel in bit.kernels.items()}
     bit = bit.with_weights(bit.weights | {name: kernel.astype(np.float32) for name, kernel in kernels.items()})
-    lowered = lowering.PerChannelGroupNorm
-    lowering.PerChannelGroupNorm = FrozenNorm
-    try:
-        return conversion.convert(bit, entry(scheme), images)
-    finally:
-        lowering.PerChannelGroupNorm = lowered
+    return conversion.convert(bit, entry(scheme), calibrating(scheme, images), frozen_norms=True)
+
+
+def calibrating(scheme: str, images: np.ndarray) -> np.ndarray | None:
+    """The images, if the scheme calibrates."""
+    return images if isinstance(entry(scheme), Calibrated) else None
 
 
 def usual(bit: Bit, scheme: str, images: np.ndarray) -> bytes:
+    """What `by_tensorflow` makes, in a process of its own: two calibrators have no room in one."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(by_tensorflow, bit, scheme, images).result()
+
+
+def by_tensorflow(bit: Bit, scheme: str, images: np.ndarray) -> bytes:
     """`bit` saved as a SavedModel as in Google's code, and converted as the converter's own guide says."""
+    import tensorflow as tf
+
+    from benchmarks.hub import HubModule
+
     with tempfile.TemporaryDirectory() as saved:
         module = HubModule(bit)
         pixels = tf.TensorSpec((None, *SIZE, 3), tf.float32)

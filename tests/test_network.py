@@ -10,16 +10,14 @@ from numpy.lib.stride_tricks import sliding_window_view
 from benchmarks.hub import HubModule
 from bitlite.backbones.backbones import fetch
 from bitlite.bit import network
-from bitlite.bit.names import HEAD, ROOT
+from bitlite.bit.names import HEAD
 from bitlite.bit.shapes import BIT_TINY, Shape
 from bitlite.bit.weights import standardize, untrained
-from bitlite.tflite import lowering
 from bitlite.workflow.params import Backbone
 
 PUBLISHED = {"filters": 32, "units": (1, 2), "groups": 32, "root": 7, "pool": True}
 TINY = {**asdict(BIT_TINY), "units": (1, 2)}
 SMALL = {"filters": 8, "units": (1, 2), "groups": 4, "root": 3, "pool": False, "image_size": (16, 16)}
-NORMS = [network.GroupNorm, lowering.PerChannelGroupNorm]
 
 
 def bit_of(shape, seed=0, **changes):
@@ -36,16 +34,6 @@ def bit_of(shape, seed=0, **changes):
 
 def pixels_of(bit, count=2):
     return np.random.default_rng(9).integers(256, size=(count, *bit.architecture.image_size, 3)).astype(np.float32)
-
-
-def one_by_one(function, images):
-    """Outputs of what takes one image at a time, as the lowered network does."""
-    return np.concatenate([function(image[None]).numpy() for image in images])
-
-
-def normed(layer, inputs):
-    """Outputs of a norm; the one for training takes all images at once, and must keep them apart."""
-    return one_by_one(layer, inputs) if isinstance(layer, lowering.PerChannelGroupNorm) else layer(inputs).numpy()
 
 
 def assert_close(actual, expected, tolerance=1e-4):
@@ -169,76 +157,6 @@ def test_saved_model_is_bit(saved):
     assert_close(signature(pixels), forward(bit.weights, pixels, **NETWORKS[name]))
 
 
-@pytest.mark.parametrize("shape", [{**PUBLISHED, "image_size": (33, 29)}, SMALL], ids=["published", "small"])
-def test_lowered_and_folded_networks_are_the_same_function(shape):
-    bit = bit_of(shape)
-    pixels = pixels_of(bit)
-    expected = network.build(bit)(pixels).numpy()
-    assert_close(network.build(bit.folded())(pixels).numpy(), expected)
-    for lowered in (bit, bit.folded()):
-        assert_close(one_by_one(lowering.build(lowered), pixels), expected)
-
-
-@pytest.mark.parametrize("root", [3, 5, 7])
-@pytest.mark.parametrize("image_size", [(32, 32), (22, 40)])
-def test_packed_root_is_the_same_function(root, image_size):
-    bit = bit_of(PUBLISHED, root=root, image_size=image_size).folded()
-    pixels = pixels_of(bit)
-    expected = network.build(bit)(pixels).numpy()
-    packed = lowering.build(bit, packed_root=True)
-    assert packed.get_layer(ROOT).kernel.shape[2] == 4 * 3
-    assert_close(one_by_one(packed, pixels), expected)
-
-
-@pytest.mark.parametrize("size", [(2, 2), (4, 6), (14, 8)])
-@pytest.mark.parametrize("channels", [(1, 1), (5, 3), (128, 96)])
-def test_winograd_is_the_convolution(size, channels):
-    random = np.random.default_rng(0)
-    kernel = random.normal(size=(3, 3, *channels))
-    images = random.normal(1, 2, (2, *size, channels[0])).astype(np.float32)
-    windows = sliding_window_view(padded(images.astype(np.float64), 1), (3, 3), axis=(1, 2))
-    expected = np.tensordot(windows, kernel, axes=([3, 4, 5], [2, 0, 1]))
-    layer = lowering.Winograd(channels[1])
-    layer(images)  # which makes its weights
-    layer.set_weights(lowering.transformed(kernel))
-    assert_close(layer(images).numpy(), expected, 1e-6)
-
-
-WIDE = {"filters": 64, "units": (1, 2), "groups": 32, "root": 3, "pool": False}
-
-
-@pytest.mark.parametrize("image_size", [(24, 16), (20, 24)])
-def test_network_by_winograd_is_the_same_function(image_size):
-    bit = bit_of(WIDE, image_size=image_size)
-    pixels = pixels_of(bit)
-    model = lowering.build(bit, winograd=True)
-    # block1 sees 12 x 8 or 10 x 12 pixels, block2 6 x 4 or 5 x 6, and its first unit has stride 2.
-    found = {layer.name.split("/", 1)[1] for layer in model.layers if isinstance(layer, lowering.Winograd)}
-    units = {"block1/unit01", "block2/unit02"} if image_size == (24, 16) else {"block1/unit01"}
-    assert found == {f"{unit}/b/standardized_conv2d" for unit in units}
-    assert_close(one_by_one(model, pixels), network.build(bit)(pixels).numpy())
-
-
-@pytest.mark.parametrize(
-    ("shape", "size", "taken"),
-    [
-        ((3, 3, 64, 64), (8, 6), True),
-        ((3, 3, 64, 64), (8, 7), False),
-        ((1, 1, 64, 64), (8, 6), False),
-        ((3, 3, 32, 128), (8, 6), False),
-        ((3, 3, 128, 32), (8, 6), False),
-    ],
-)
-def test_winograd_computes_what_it_can_and_gains_from(shape, size, taken):
-    assert lowering.by_winograd(np.ones(shape, np.float32), size) == taken
-
-
-def test_winograd_leaves_kernels_with_zeros():
-    kernel = np.ones((3, 3, 64, 64), np.float32)
-    kernel[1, 2, 3, 4] = 0
-    assert not lowering.by_winograd(kernel, (8, 6))
-
-
 def test_folded_network_is_of_plain_convolutions():
     layers = network.build(bit_of(SMALL).folded()).layers
     assert {type(layer) for layer in layers if layer.name.endswith("conv2d")} == {tf.keras.layers.Conv2D}
@@ -257,34 +175,31 @@ def test_standardisation_has_bits_epsilon(scale):
     assert_close(tf.nn.conv2d(image, standardize(kernel), 1, "SAME").numpy(), expected)
 
 
-@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("groups", [1, 2, 8, 12, 24])
 @pytest.mark.parametrize("scale", [1, 1e-3])
-def test_group_norm(norm, groups, scale):
+def test_group_norm(groups, scale):
     # At the smaller scale epsilon is larger than the variance.
     random = np.random.default_rng(groups)
     inputs = (scale * random.normal(random.normal(size=24), 1, (3, 5, 4, 24))).astype(np.float32)
-    layer = norm(groups)
-    layer(inputs[:1])
+    layer = network.GroupNorm(groups)
+    layer(inputs)
     gamma, beta = random.normal(1, 0.5, 24), random.normal(size=24)
     layer.set_weights([gamma, beta])
-    assert_close(normed(layer, inputs), group_norm(inputs, gamma, beta, groups))
+    assert_close(layer(inputs).numpy(), group_norm(inputs, gamma, beta, groups))
 
 
-@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("deviation", [1e-2, 1, 1e2])
-def test_group_norm_whose_mean_is_ten_deviations(norm, deviation):
+def test_group_norm_whose_mean_is_ten_deviations(deviation):
     random = np.random.default_rng(0)
     inputs = (deviation * random.normal(10, 1, (3, 9, 7, 24))).astype(np.float32)
-    assert_close(normed(norm(8), inputs), group_norm(inputs, np.ones(24), np.zeros(24), 8))
+    assert_close(network.GroupNorm(8)(inputs).numpy(), group_norm(inputs, np.ones(24), np.zeros(24), 8))
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_group_norm_of_constants_is_finite(norm):
+def test_group_norm_of_constants_is_finite():
     # E[x^2] - E[x]^2 rounds to less than -epsilon for some of them.
     constants = np.random.default_rng(0).uniform(500, 1500, (32, 1, 1, 1))
     inputs = (constants * np.ones((1, 7, 7, 6))).astype(np.float32)
-    assert np.abs(normed(norm(2), inputs)).max() < 1
+    assert np.abs(network.GroupNorm(2)(inputs).numpy()).max() < 1
 
 
 def test_pixels_are_normalised_to_plus_minus_one():
@@ -315,9 +230,8 @@ def test_variables_bear_bits_names():
         expected |= {f"resnet/{unit}/{norm}/group_norm/{part}" for norm in "abc" for part in ("gamma", "beta")}
     expected |= {f"resnet/{block}/unit01/a/proj/standardized_conv2d/kernel" for block in ("block1", "block2")}
     expected |= {"resnet/group_norm/gamma", "resnet/group_norm/beta"}
-    for build in (network.build, lowering.build):
-        names = [network.name_of(variable) for variable in build(bit_of(SMALL)).weights]
-        assert sorted(names) == sorted(expected)
+    names = [network.name_of(variable) for variable in network.build(bit_of(SMALL)).weights]
+    assert sorted(names) == sorted(expected)
 
 
 def test_weights_round_trip():

@@ -370,3 +370,14 @@ def run_module(*command):
     return subprocess.run(
         [sys.executable, "-m", *command], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
+
+
+def test_the_examples_in_the_comments_are_valid():
+    uncommented = re.sub(r"^  # (?=\w+:$|  )", "  ", (ROOT / "params.yaml").read_text(), flags=re.MULTILINE)
+    checked = params.Params.model_validate(YAML(typ="safe", pure=True).load(uncommented))
+    assert {entry.method for entry in checked.pruning.values()} == {
+        "none", "magnitude", "channels", "n_m", "units", "combine"
+    }  # fmt: skip
+    assert {entry.scheme for entry in checked.quantization.values()} == {
+        "float32", "float16", "dynamic", "int8", "int8_mixed", "int16x8", "int4"
+    }  # fmt: skip

@@ -9,7 +9,7 @@ from test_tflite import bit_of, photos
 
 from bitlite.bit import network
 from bitlite.bit.names import HEAD, ROOT
-from bitlite.tflite import conversion, layers, quantizer
+from bitlite.tflite import calibration, conversion, convolutions, mixed, quantizer
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.params import Int8, Mixed, Scheme
 
@@ -31,11 +31,11 @@ def paths(bit):
 
 @pytest.fixture(scope="module")
 def ranges(float32):
-    return quantizer.ranges(float32, photos(16, seed=1))
+    return calibration.ranges(float32, photos(16, seed=1))
 
 
-def mixed(bit, float32, **how):
-    return conversion.convert(bit, Mixed(scheme="int8_mixed", **how), photos(16, seed=1), float32=float32)
+def made(bit, **keys):
+    return conversion.convert(bit, Mixed(scheme="int8_mixed", **keys), photos(16, seed=1))
 
 
 def float_kernels(content, bit):
@@ -51,9 +51,9 @@ def float_kernels(content, bit):
 
 def test_without_keep_float_every_convolution_is_int8(bit, float32, paths):
     assert float_kernels(float32, bit) == set(paths)
-    content = mixed(bit, float32)
+    content = made(bit)
     assert float_kernels(content, bit) == set()
-    assert {layer.type for layer in layers.find(content, paths).values()} == {"int8"}
+    assert {layer.type for layer in convolutions.find(content, paths).values()} == {"int8"}
 
 
 @pytest.mark.parametrize(
@@ -67,15 +67,15 @@ def test_without_keep_float_every_convolution_is_int8(bit, float32, paths):
     ],
 )
 def test_just_what_keep_float_names_stays_float(patterns, kept, bit, float32, paths):
-    content = mixed(bit, float32, keep_float=patterns)
+    content = made(bit, keep_float=patterns)
     assert float_kernels(content, bit) == set(filter(kept, paths))
-    types = {path: layer.type for path, layer in layers.find(content, paths).items()}
+    types = {path: layer.type for path, layer in convolutions.find(content, paths).items()}
     assert types == {path: "float32" if kept(path) else "int8" for path in paths}
 
 
 def test_keep_float_that_matches_nothing(bit, float32):
     with pytest.raises(InputError, match=re.escape("keep_float has 'resnet/block9/*', which matches none")):
-        mixed(bit, float32, keep_float=["resnet/block1/*", "resnet/block9/*"])
+        made(bit, keep_float=["resnet/block1/*", "resnet/block9/*"])
 
 
 # keep_float: auto
@@ -91,15 +91,15 @@ def validation(bit):
 @pytest.mark.parametrize("drop", [0, 0.05, 1])
 def test_auto_keeps_no_more_than_it_must(drop, float32, paths, ranges, validation):
     def accuracy(kept):
-        return quantizer._accuracy(quantizer.int8(float32, [p for p in paths if p not in kept], ranges), *validation)
+        return mixed._accuracy(quantizer.static(float32, [p for p in paths if p not in kept], ranges), *validation)
 
-    kept = quantizer.kept_float(float32, paths, ranges, drop, *validation)
+    kept = mixed.kept_float(float32, paths, ranges, drop, *validation)
     assert 1 - accuracy(kept) <= drop
     if drop == 1:
         assert kept == set()
     # By another order of calls: those of the least signal to noise, and one fewer would not do.
-    nothing = quantizer.int8(float32, paths, ranges)
-    ratios = layers.signal_to_noise(nothing, float32, paths, validation[0][: quantizer.SAMPLE])
+    nothing = quantizer.static(float32, paths, ranges)
+    ratios = convolutions.signal_to_noise(nothing, float32, paths, validation[0][: mixed.SAMPLE])
     worst = sorted(paths, key=ratios.get)
     assert kept == set(worst[: len(kept)])
     assert not kept or 1 - accuracy(worst[: len(kept) - 1]) > drop
@@ -107,14 +107,12 @@ def test_auto_keeps_no_more_than_it_must(drop, float32, paths, ranges, validatio
 
 def test_auto_is_what_its_layers_named_give(bit, float32, paths, validation):
     how = {"keep_float": "auto", "max_accuracy_drop": 0.0}
-    content = conversion.convert(
-        bit, Mixed(scheme="int8_mixed", **how), photos(16, seed=1), validation=validation, float32=float32
-    )
+    content = conversion.convert(bit, Mixed(scheme="int8_mixed", **how), photos(16, seed=1), validation=validation)
     kept = float_kernels(content, bit)
     # Found anew from the same validation images, by name.
-    found = {path for path, layer in layers.find(content, paths).items() if layer.type == "float32"}
+    found = {path for path, layer in convolutions.find(content, paths).items() if layer.type == "float32"}
     assert kept == found
-    again = mixed(bit, float32, keep_float=sorted(kept)) if kept else mixed(bit, float32)
+    again = made(bit, keep_float=sorted(kept)) if kept else made(bit)
     assert again == content
 
 
@@ -126,8 +124,8 @@ def test_values_are_those_of_the_keras_layers(bit, float32, paths):
     keras = network.build(bit)
     outputs = network.tf.keras.Model(keras.input, [keras.get_layer(path).output for path in paths])
     expected = [output.numpy() for output in outputs(images.astype(np.float32))]
-    found = layers.find(float32, paths)
-    for index, value in enumerate(layers.values(float32, images)):
+    found = convolutions.find(float32, paths)
+    for index, value in enumerate(convolutions.values(float32, images)):
         for path, right in zip(paths, expected, strict=True):
             given = value(found[path].output.number)
             assert np.abs(given[0] - right[index]).max() <= 1e-4 * np.abs(right).max()
@@ -139,8 +137,8 @@ def test_ranges_are_those_of_the_keras_layers(bit, paths, float32):
     keras = network.build(bit)
     tensors = [getattr(keras.get_layer(path), end) for path in paths for end in ("input", "output")]
     expected = [t.numpy() for t in network.tf.keras.Model(keras.input, tensors)(images.astype(np.float32))]
-    extremes = quantizer.ranges(float32, images)
-    for path, layer in layers.find(float32, paths).items():
+    extremes = calibration.ranges(float32, images)
+    for path, layer in convolutions.find(float32, paths).items():
         for end, tensor in enumerate((layer.input, layer.output)):
             right = expected[2 * paths.index(path) + end]
             found = [extremes[tensor.name][key].item() for key in ("min", "max")]
@@ -158,9 +156,9 @@ def test_ranges_are_those_of_the_keras_layers(bit, paths, float32):
     ids=lambda value: getattr(value, "scheme", ""),
 )  # fmt: skip
 def test_rows(how, kind, least, bit, float32, paths):
-    content = conversion.convert(bit, how, photos(16, seed=1), float32=float32)
-    rows = list(layers.rows(content, float32, paths, photos(4, seed=1)))
-    assert [row["layer"] for row in rows] == paths and all(tuple(row) == layers.COLUMNS for row in rows)
+    content = conversion.convert(bit, how, photos(16, seed=1))
+    rows = list(convolutions.rows(content, float32, bit, photos(4, seed=1)))
+    assert [row["layer"] for row in rows] == paths and all(tuple(row) == convolutions.COLUMNS for row in rows)
     large = [row for row in rows if bit.weights[f"{row['layer']}/kernel"].size >= 1024]
     assert {row["type"] for row in large} == {kind}
     assert all(least < row["snr_db"] < 100 for row in large)
@@ -178,27 +176,28 @@ def test_row_of_a_convolution_by_winograd(scheme, kind, size, least):
     bit = bit_of(filters=64, zeros=0)
     path = "resnet/block1/unit01/b/standardized_conv2d"
     content = conversion.convert(bit, Scheme(scheme=scheme, winograd=True))
-    (row,) = layers.rows(content, conversion.convert(bit, conversion.FLOAT32), [path], photos(2, seed=1))
+    rows = convolutions.rows(content, conversion.convert(bit, conversion.FLOAT32), bit, photos(2, seed=1))
+    (row,) = (row for row in rows if row["layer"] == path)
     assert row["type"] == kind and least < row["snr_db"] < 150
     # 16 kernels of 1x1, each with a bias of float32.
     assert row["size_bytes"] == 16 * (64 * 64 * size + 64 * 4)
 
 
-def test_rows_of_the_float32_file_have_no_error(float32, paths):
-    assert {row["snr_db"] for row in layers.rows(float32, float32, paths, photos(1))} == {""}
+def test_rows_of_the_float32_file_have_no_error(bit, float32):
+    assert {row["snr_db"] for row in convolutions.rows(float32, float32, bit, photos(1))} == {""}
 
 
 def test_signal_to_noise_by_hand(bit, float32, paths):
-    content, images = mixed(bit, float32), photos(2)
+    content, images = made(bit), photos(2)
     signal = noise = 0
-    for value, right in zip(layers.values(content, images), layers.values(float32, images), strict=True):
-        given = value(layers.find(content, [ROOT])[ROOT].output.number)
-        true = right(layers.find(float32, [ROOT])[ROOT].output.number)
+    for value, right in zip(convolutions.values(content, images), convolutions.values(float32, images), strict=True):
+        given = value(convolutions.find(content, [ROOT])[ROOT].output.number)
+        true = right(convolutions.find(float32, [ROOT])[ROOT].output.number)
         signal, noise = signal + np.sum(true**2), noise + np.sum((given - true) ** 2)
-    ratios = layers.signal_to_noise(content, float32, [ROOT], images)
+    ratios = convolutions.signal_to_noise(content, float32, [ROOT], images)
     assert ratios == {ROOT: pytest.approx(10 * np.log10(signal / noise), abs=1e-3)}
 
 
 def test_a_file_without_a_layer_is_told(float32):
     with pytest.raises(ValueError, match="no convolution resnet/block9"):
-        layers.find(float32, ["resnet/block9/unit01/a/standardized_conv2d"])
+        convolutions.find(float32, ["resnet/block9/unit01/a/standardized_conv2d"])

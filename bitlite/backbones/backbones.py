@@ -73,7 +73,7 @@ def _from_weights(name: str, source: str, weights: dict[str, np.ndarray]) -> Bit
 
 
 def _shape(name: str, weights: dict[str, np.ndarray], source: str) -> Shape:
-    """Units and filters as in `weights`; the rest as in published networks, or in bit-tiny if the root is that small."""
+    """Units and filters as in `weights`; the rest as in published networks, or in bit-tiny where the root is small."""
     root = weights.get(f"{ROOT}/kernel")
     found = units(weights)
     if root is None or root.ndim != 4 or not found:

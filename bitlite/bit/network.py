@@ -1,21 +1,20 @@
 """A BiT as a Keras model: exactly Google's network, from layers that bear BiT's own variable names.
 
-`Parts` are in the form for training; bitlite/tflite/lowering.py has the form that TFLite runs fast.
+This is the form for training; bitlite/tflite/lowering.py has the form that TFLite runs fast.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import tensorflow as tf
 
 from bitlite.bit.names import FINAL_NORM, HEAD, ROOT
-from bitlite.bit.weights import ROOT_STRIDE, STANDARDIZATION_EPSILON, Bit
+from bitlite.bit.weights import GROUP_NORM_EPSILON, ROOT_STRIDE, STANDARDIZATION_EPSILON, Bit
 
 layers = tf.keras.layers
 # The layer whose output the head reads.
 FEATURES = "resnet/features"
-GROUP_NORM_EPSILON = 1e-5
 
 
 class StdConv2D(layers.Conv2D):
@@ -76,67 +75,43 @@ def precision(name: str) -> Iterator[None]:
         tf.keras.mixed_precision.set_global_policy("float32")
 
 
-class Parts:
-    """What the network of `bit` is built of, in the form for training. A layer bears the path of its weights.
-
-    weights: what the layers hold, by name.
-    """
-
-    def __init__(self, bit: Bit):
-        self.bit = bit
-        self.weights = dict(bit.weights)
-        self.conv_type = StdConv2D if bit.architecture.standardized else layers.Conv2D
-
-    def root(self, inputs):
-        return self.conv(inputs, ROOT, ROOT_STRIDE)
-
-    def conv(self, inputs, path: str, stride: int = 1):
-        side, _, _, filters = self.weights[f"{path}/kernel"].shape
-        padding = "same"
-        # Strides let TF pad an even image at the bottom and right first, BiT pads all four sides.
-        if stride > 1 and side > 1 and any(size % 2 == 0 for size in inputs.shape[1:3]):
-            inputs, padding = pad(inputs, path, side // 2, side // 2), "valid"
-        return self.conv_type(filters, side, stride, padding, use_bias=False, name=path)(inputs)
-
-    def norm(self, inputs, path: str):
-        return GroupNorm(self.bit.groups(path), name=path)(inputs)
-
-
-def pad(inputs, path: str, before: int, after: int):
-    """`inputs` with zeros around them, for the layer `path`: so many rows above and columns before, and behind."""
-    return layers.ZeroPadding2D(((before, after), (before, after)), name=f"{path}/pad")(inputs)
-
-
-def build(bit: Bit, form: Callable[[Bit], Parts] = Parts) -> tf.keras.Model:
+def build(bit: Bit) -> tf.keras.Model:
     """The Keras model of `bit`: RGB pixels [batch, height, width, 3] in 0..255 to logits [batch, classes].
 
     A layer's name is the path of its weights in BiT's names, so a variable's name is BiT's.
     """
-    parts = form(bit)
+    conv_type = StdConv2D if bit.architecture.standardized else layers.Conv2D
 
-    def norm_relu(inputs, path):
-        return layers.ReLU(name=f"{path}/relu")(parts.norm(inputs, path))
+    def conv(inputs, path: str, stride: int = 1):
+        side, _, _, filters = bit.weights[f"{path}/kernel"].shape
+        padding = "same"
+        # Strides let TF pad an even image at the bottom and right first, BiT pads all four sides.
+        if stride > 1 and side > 1 and any(size % 2 == 0 for size in inputs.shape[1:3]):
+            inputs, padding = layers.ZeroPadding2D(side // 2, name=f"{path}/pad")(inputs), "valid"
+        return conv_type(filters, side, stride, padding, use_bias=False, name=path)(inputs)
+
+    def norm_relu(inputs, path: str):
+        return layers.ReLU(name=f"{path}/relu")(GroupNorm(bit.groups(path), name=path)(inputs))
 
     pixels = tf.keras.Input((*bit.architecture.image_size, 3), name="pixels")
-    x = parts.root(layers.Rescaling(1 / 127.5, offset=-1, name="normalize")(pixels))
+    x = layers.Rescaling(1 / 127.5, offset=-1, name="normalize")(pixels)
+    x = conv(x, ROOT, ROOT_STRIDE)
     if bit.architecture.pool:
-        x = pad(x, "resnet/root_block", 1, 1)
+        x = layers.ZeroPadding2D(1, name="resnet/root_block/pad")(x)
         x = layers.MaxPooling2D(3, 2, name="resnet/root_block/pool")(x)
     for unit in bit.units:
         preactivated = norm_relu(x, unit.norm("a"))
         if bit.projects(unit):
-            x = parts.conv(preactivated, unit.projection, unit.stride)
-        y = parts.conv(preactivated, unit.conv("a"))
-        y = norm_relu(y, unit.norm("b"))
-        y = parts.conv(y, unit.conv("b"), unit.stride)
-        y = norm_relu(y, unit.norm("c"))
-        y = parts.conv(y, unit.conv("c"))
+            x = conv(preactivated, unit.projection, unit.stride)
+        y = conv(preactivated, unit.conv("a"))
+        y = conv(norm_relu(y, unit.norm("b")), unit.conv("b"), unit.stride)
+        y = conv(norm_relu(y, unit.norm("c")), unit.conv("c"))
         x = layers.Add(name=f"{unit.path}/add")([x, y])
     x = norm_relu(x, FINAL_NORM)
     x = layers.GlobalAveragePooling2D(keepdims=True, name=FEATURES)(x)
     x = layers.Conv2D(len(bit.architecture.labels), 1, name=HEAD)(x)
     model = tf.keras.Model(pixels, layers.Flatten(name="logits")(x), name="bit")
-    set_weights(model, parts.weights)
+    set_weights(model, bit.weights)
     return model
 
 

@@ -19,6 +19,8 @@ from bitlite.workflow.files import read_npz, whole, write_json
 ROOT_STRIDE = 2
 # Qiao et al., "Weight Standardization", arXiv:1903.10520; the constant is that of BiT's own code.
 STANDARDIZATION_EPSILON = 1e-10
+# Of every norm (Wu & He, arXiv:1803.08494).
+GROUP_NORM_EPSILON = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,172 +1,217 @@
-"""A BiT as TFLite runs it best: the same function as the network for training, from operators that XNNPACK has.
+"""A BiT as the graph that TFLite runs best: the function of the network for training, from operators that XNNPACK has.
 
-Standardisation is folded into the kernels. benchmarks/conversion.py measures what each rewrite is worth.
+`steps` says what BiT computes; REWRITES make TFLite's operators of the steps, one rewrite after the other.
+benchmarks/conversion.py measures what each is worth.
 """
 
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-import tensorflow as tf
 
-from bitlite.bit import network
-from bitlite.bit.names import ROOT
-from bitlite.bit.weights import ROOT_STRIDE, Bit
+from bitlite.bit.names import FINAL_NORM, HEAD, ROOT, inner_norm
+from bitlite.bit.weights import GROUP_NORM_EPSILON, ROOT_STRIDE, Bit
+from bitlite.tflite.graph import RELU, SAME, VALID, Graph, Operator, Rewrite, Tensor, constant, rewritten
 
-# What F(2, 3) makes of three weights (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks",
-# arXiv:1509.09308, section 4.1). `_summed` does it to four pixels; `_outputs` makes two pixels of the four products.
-KERNEL_TRANSFORM = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-# Of the pairs that two neighbouring tiles share, the first and the second of every tile.
-_TILES = slice(-1), slice(1, None)
-# With fewer channels in or out, transforming the image takes about the time that the multiplications save, or more.
-WINOGRAD_CHANNELS = 64
+# Begins the names of all tensors but the input and the output. A layer's tensors follow its path in BiT's names.
+MODEL = "bit"
+WEIGHTS = ("/kernel", "/gamma", "/beta")
 
 
-def build(bit: Bit, *, packed_root: bool = False, winograd: bool = False) -> tf.keras.Model:
-    """The Keras model of `bit` for one image: RGB pixels [1, height, width, 3] in 0..255 to logits [1, classes].
+def lower(bit: Bit, rewrites: Sequence[Rewrite] = (), *, frozen_norms: bool = False) -> Graph:
+    """The graph of `bit` for one image: RGB pixels [1, height, width, 3] in 0..255 to logits [1, classes].
 
-    packed_root: the root reads 2x2 pixels at a time, see `pack`; for images of even sides.
-    winograd: large 3x3 convolutions are computed by `Winograd`, as far as `by_winograd` says.
+    rewrites: `packed_root`, `winograd`, or none, which come before REWRITES. frozen_norms: see `frozen_norm`.
     """
-    return network.build(bit.folded(), partial(Parts, packed_root=packed_root, winograd=winograd))
+    graph = steps(bit.folded())
+    for rewrite in (*([frozen_norm] if frozen_norms else []), *rewrites, *REWRITES):
+        graph = rewritten(graph, rewrite)
+    return graph
 
 
-class Parts(network.Parts):
-    """What the network of a folded BiT is built of, in the form for TFLite."""
+def steps(bit: Bit) -> Graph:
+    """A folded BiT in steps of its own, `conv`, `group_norm`, `relu` and `pool`; the rest is TFLite's already."""
+    architecture, weights = bit.architecture, bit.weights
+    graph = Graph(Tensor("pixels", (1, *architecture.image_size, 3)))
 
-    def __init__(self, bit: Bit, *, packed_root: bool, winograd: bool):
-        super().__init__(bit)
-        self.packed_root, self.winograd = packed_root, winograd
+    def conv(x: Tensor, path: str, stride: int = 1) -> Tensor:
+        constants = [
+            Tensor(f"{MODEL}/{path}/{part}", weights[f"{path}/{part}"].shape, weights[f"{path}/{part}"])
+            for part in ("kernel", "bias")
+            if f"{path}/{part}" in weights
+        ]
+        _, height, width, _ = x.shape
+        shape = [1, -(-height // stride), -(-width // stride), constants[0].shape[3]]
+        return graph.operator("conv", f"{MODEL}/{path}", [x, *constants], shape, stride=stride)
 
-    def root(self, inputs):
-        if not self.packed_root:
-            return super().root(inputs)
-        kernel = self.weights[f"{ROOT}/kernel"] = pack(self.weights[f"{ROOT}/kernel"])
-        side, _, _, filters = kernel.shape
-        blocks = tf.keras.layers.Lambda(lambda pixels: tf.nn.space_to_depth(pixels, ROOT_STRIDE), name=f"{ROOT}/pack")
-        inputs = network.pad(blocks(inputs), ROOT, side // 2, side - 1 - side // 2)
-        return self.conv_type(filters, side, use_bias=False, name=ROOT)(inputs)
+    def norm_relu(x: Tensor, path: str) -> Tensor:
+        constants = [constant(f"{MODEL}/{path}/{part}", weights[f"{path}/{part}"]) for part in ("gamma", "beta")]
+        y = graph.operator("group_norm", f"{MODEL}/{path}", [x, *constants], x.shape, groups=bit.groups(path))
+        return graph.operator("relu", f"{MODEL}/{path}/relu", [y], x.shape)
 
-    def conv(self, inputs, path: str, stride: int = 1):
-        kernel = self.weights[f"{path}/kernel"]
-        if not (self.winograd and stride == 1 and by_winograd(kernel, inputs.shape[1:3])):
-            return super().conv(inputs, path, stride)
-        del self.weights[f"{path}/kernel"]
-        self.weights |= {f"{path}/kernel{number:02}": part for number, part in enumerate(transformed(kernel))}
-        return Winograd(kernel.shape[-1], name=path)(inputs)
+    x = graph.multiply(f"{MODEL}/normalize/mul", graph.input, constant(f"{MODEL}/normalize/scale", 1 / 127.5))
+    x = graph.add(f"{MODEL}/normalize/add", x, constant(f"{MODEL}/normalize/offset", -1))
+    x = conv(x, ROOT, ROOT_STRIDE)
+    if architecture.pool:
+        _, height, width, channels = x.shape
+        x = graph.operator(
+            "pool", f"{MODEL}/resnet/root_block/pool", [x], [1, -(-height // 2), -(-width // 2), channels]
+        )
+    for unit in bit.units:
+        preactivated = norm_relu(x, unit.norm("a"))
+        if bit.projects(unit):
+            x = conv(preactivated, unit.projection, unit.stride)
+        y = conv(preactivated, unit.conv("a"))
+        y = conv(norm_relu(y, unit.norm("b")), unit.conv("b"), unit.stride)
+        y = conv(norm_relu(y, unit.norm("c")), unit.conv("c"))
+        x = graph.add(f"{MODEL}/{unit.path}/add/sum", x, y)
+    x = graph.mean(f"{MODEL}/resnet/features/mean", norm_relu(x, FINAL_NORM), [1, 2])
+    graph.reshape("logits", conv(x, HEAD), (1, len(architecture.labels)))
+    return graph
 
-    def norm(self, inputs, path: str):
-        return PerChannelGroupNorm(self.bit.groups(path), name=path)(inputs)
+
+# Rewrites that are chosen
 
 
-class PerChannelGroupNorm(network.GroupNorm):
-    """GroupNorm of one image: moments over a 5-D reshape, the usual form, fall out of XNNPACK.
+def packed_root(graph: Graph, operator: Operator) -> Tensor | None:
+    """The root on 2x2 pixels at a time, where its kernel is large and the image's sides are even.
 
-    Means of x and of x * x for each channel, averaged within the groups as small [groups, channels of a group] arrays,
-    then one multiply and one add for each channel of the image. benchmarks/conversion.py measures what that costs.
-
-    The variance is E[x^2] - E[x]^2, which loses what float32 can't hold of E[x^2] when the mean is large: with a mean
-    of 10 standard deviations the output is within 1e-4 of the right one. Standardised kernels have a mean of zero,
-    which keeps the mean of a group below one deviation (0.7 at most in bit-tiny's 22 norms on digits). Whatever comes
-    in, what comes out is finite: rounding can't take the variance below zero.
+    XNNPACK's integer kernels take channels by the vector, of which RGB fills little: this way the root of R50x1 takes
+    1.5 ms instead of 2.5. In float32 it takes longer, 3.3 instead of 2.9.
     """
-
-    def _normalized(self, inputs):
-        mean, square = (self._group_mean(tf.reduce_mean(x, axis=[1, 2])) for x in (inputs, inputs * inputs))
-        scale = self._grouped(self.gamma) * tf.math.rsqrt(tf.nn.relu(square - mean * mean) + network.GROUP_NORM_EPSILON)
-        shift = self._grouped(self.beta) - mean * scale
-        return inputs * self._spread(scale) + self._spread(shift)
-
-    def _group_mean(self, statistic):
-        return tf.reduce_mean(self._grouped(statistic), axis=1, keepdims=True)
-
-    # Without a dimension for the batch, since XNNPACK takes longer for every dimension more.
-
-    def _grouped(self, channels):
-        """[channels] or [1, channels] as [groups, channels of a group]."""
-        return tf.reshape(channels, [self.groups, channels.shape[-1] // self.groups])
-
-    def _spread(self, grouped):
-        """The inverse of `_grouped`, as [channels]."""
-        return tf.reshape(grouped, [grouped.shape[0] * grouped.shape[1]])
+    if operator.type != "conv" or operator.output.name != f"{MODEL}/{ROOT}":
+        return None
+    x, kernel = operator.inputs
+    if kernel.shape[0] <= 3 or any(side % 2 for side in x.shape[1:3]):
+        return None
+    path, packed = operator.output.name, pack(kernel.data)
+    side = len(packed)
+    blocks = graph.space_to_depth(f"{path}/pack", x, ROOT_STRIDE)  # [1, H / 2, W / 2, 12]
+    padded = graph.pad(f"{path}/pad", blocks, side // 2, side - 1 - side // 2)
+    return graph.convolve(f"{path}/conv", padded, packed, padding=VALID)
 
 
 def pack(kernel: np.ndarray) -> np.ndarray:
     """A kernel [side, side, inputs, outputs] of stride 2 and odd side, for 2x2 pixels packed into channels.
 
     [blocks, blocks, 4 * inputs, outputs], of stride 1, for what space_to_depth makes of the image; its middle is block
-    `blocks // 2`. XNNPACK's integer kernels take channels by the vector, of which RGB fills little: this way the root
-    of R50x1 takes 1.5 ms instead of 2.5. In float32 it takes longer, 3.3 instead of 2.9.
+    `blocks // 2`.
     """
     side, _, inputs, outputs = kernel.shape
     # The middle of the kernel comes to stand on the first of a block's pixels.
     before = side // 2 % 2
     blocks = (before + side + 1) // 2
-    even = np.pad(kernel, ((before, 2 * blocks - side - before),) * 2 + ((0, 0), (0, 0)))
+    even = np.pad(kernel, ((before, 2 * blocks - side - before),) * 2 + ((0, 0), (0, 0)))  # [2 blocks, 2 blocks, I, O]
     split = even.reshape(blocks, 2, blocks, 2, inputs, outputs)
     return split.transpose(0, 2, 1, 3, 4, 5).reshape(blocks, blocks, 4 * inputs, outputs)
 
 
-def by_winograd(kernel: np.ndarray, size: tuple[int, int]) -> bool:
-    """Whether `Winograd` can compute a convolution of stride 1 over an image of `size`, and should.
+def frozen_norm(graph: Graph, operator: Operator) -> Tensor | None:
+    """A norm whose statistics are constants, here mean 0 and variance 1: a scale and a shift for each channel.
 
-    It takes 3x3 kernels and images of even sides. Few channels gain nothing; zeros of pruned kernels would be lost.
+    Inner ones are folded into the convolution before them. The floor of every norm's run time.
     """
-    side, _, *channels = kernel.shape
-    even = all(length % 2 == 0 for length in size)
-    return side == 3 and even and min(channels) >= WINOGRAD_CHANNELS and bool(kernel.all())
+    if operator.type != "group_norm":
+        return None
+    x, gamma, beta = operator.inputs
+    before = graph.operators[-1]
+    if before.type == "conv" and before.output is x and inner_norm(operator.output.name.removeprefix(f"{MODEL}/")):
+        image, kernel = before.inputs
+        scaled = replace(kernel, data=kernel.data * gamma.data)
+        graph.operators[-1] = replace(before, inputs=(image, scaled, beta))
+        return x
+    path = operator.output.name
+    return graph.add(f"{path}/add", graph.multiply(f"{path}/mul", x, gamma), beta)
 
 
-def transformed(kernel: np.ndarray) -> list[np.ndarray]:
-    """The 16 kernels [1, 1, inputs, outputs] that `Winograd` makes of one [3, 3, inputs, outputs]."""
-    kernels = np.einsum("ai,bj,ijcd->abcd", KERNEL_TRANSFORM, KERNEL_TRANSFORM, kernel).astype(np.float32)
-    return list(kernels.reshape(16, 1, 1, *kernel.shape[2:]))
+def half_weights(graph: Graph, operator: Operator) -> Tensor | None:
+    """Kernels, gammas and betas in float16, which an operator makes float32 as the file is loaded. The last rewrite."""
+    if not any(_is_weight(each) for each in operator.inputs):
+        return None
+    inputs = []
+    for each in operator.inputs:
+        if _is_weight(each):
+            half = Tensor(f"{each.name}/half", each.shape, each.data.astype(np.float16))
+            each = graph.operator("DEQUANTIZE", each.name, [half], each.shape)
+        inputs.append(each)
+    graph.operators.append(replace(operator, inputs=tuple(inputs)))
+    return operator.output
 
 
-class Winograd(tf.keras.layers.Layer):
-    """A 3x3 convolution of stride 1, zero-padded, with 4/9 of the multiplications: Winograd's F(2x2, 3x3).
+def _is_weight(tensor: Tensor) -> bool:
+    return tensor.data is not None and tensor.data.dtype == np.float32 and tensor.name.endswith(WEIGHTS)
 
-    Images [batch, height, width, channels] of even sides are cut into tiles of 4x4 pixels that overlap by two. Sums of
-    a tile's pixels go through 16 convolutions of 1x1, whose sums are 2x2 pixels of the output (arXiv:1509.09308). In
-    float32 that is within 1e-5 of the convolution itself. The 16 kernels hold 16/9 as many weights. XNNPACK, which has
-    no such algorithm of its own, runs R50x1 in 0.9 of the time.
+
+# Rewrites that every BiT needs
+
+
+def convolution(graph: Graph, operator: Operator) -> Tensor | None:
+    """A convolution with BiT's padding: k // 2 zeros on each side of the image."""
+    if operator.type != "conv":
+        return None
+    x, kernel, *bias = operator.inputs
+    path, stride, padding = operator.output.name, operator.options["stride"], SAME
+    side, _, _, _ = kernel.shape
+    # With a stride, SAME pads an even image at the bottom and right first.
+    if stride > 1 and side > 1 and any(length % 2 == 0 for length in x.shape[1:3]):
+        x, padding = graph.pad(f"{path}/pad", x, side // 2, side // 2), VALID
+    return graph.convolve(f"{path}/conv", x, kernel.data, *(each.data for each in bias), stride=stride, padding=padding)
+
+
+def pool(graph: Graph, operator: Operator) -> Tensor | None:
+    """The largest of 3x3 pixels, every second one: outside the image are zeros, as in BiT, where TFLite has nothing."""
+    if operator.type != "pool":
+        return None
+    path = operator.output.name
+    return graph.max_pool(f"{path}/max", graph.pad(f"{path}/pad", operator.inputs[0], 1, 1), 3, 2)
+
+
+def group_norm(graph: Graph, operator: Operator) -> Tensor | None:
+    """GroupNorm of one image: moments over a 5-D reshape, the usual form, fall out of XNNPACK.
+
+    Means of x and of x * x for each channel, averaged within the groups as small [1, groups, channels of a group]
+    arrays, then one multiply and one add for each channel of the image.
+
+    The variance is E[x^2] - E[x]^2, which loses what float32 can't hold of E[x^2] when the mean is large: with a mean
+    of 10 standard deviations the output is within 1e-4 of the right one. Standardised kernels have a mean of zero,
+    which keeps the mean of a group below one deviation (0.7 at most in bit-tiny's 22 norms on digits). Whatever comes
+    in, what comes out is finite: rounding can't take the variance below zero.
     """
+    if operator.type != "group_norm":
+        return None
+    x, gamma, beta = operator.inputs
+    path, channels = operator.output.name, x.shape[3]
+    grouped = (1, operator.options["groups"], channels // operator.options["groups"])
 
-    def __init__(self, filters: int, **kwargs):
-        super().__init__(**kwargs)
-        self.filters = filters
+    def group_mean(name: str, image: Tensor) -> Tensor:
+        by_channel = graph.mean(f"{path}/{name}/by_channel", image, [1, 2])  # [1, 1, 1, C]
+        return graph.mean(f"{path}/{name}/mean", graph.reshape(f"{path}/{name}/groups", by_channel, grouped), [2])
 
-    def build(self, shape):
-        shape = (1, 1, shape[-1], self.filters)
-        self.kernels = [self.add_weight(name=f"kernel{number:02}", shape=shape) for number in range(16)]
+    def spread(name: str, by_group: Tensor) -> Tensor:
+        return graph.reshape(f"{path}/{name}/channels", by_group, (channels,))
 
-    def call(self, inputs):
-        padded = tf.pad(inputs, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        sums = [each for rows in _summed(*_tile_rows(padded)) for each in _summed(*_tile_columns(rows))]
-        products = [tf.nn.conv2d(each, kernel, 1, "VALID") for each, kernel in zip(sums, self.kernels, strict=True)]
-        rows = [_outputs(*products[first : first + 4]) for first in range(0, 16, 4)]
-        left, right = (_outputs(*column) for column in zip(*rows, strict=True))
-        pairs = [tf.concat(row, axis=3) for row in zip(left, right, strict=True)]
-        return tf.reshape(tf.concat(pairs, axis=2), [-1, *inputs.shape[1:3], self.filters])
+    def by_group(weight: Tensor) -> Tensor:
+        return constant(weight.name, weight.data.reshape(grouped))
 
-
-def _tile_rows(image):
-    """Rows 0, 1, 2 and 3 of every tile, each [batch, tiles, width, channels], of a padded image."""
-    _, height, width, channels = image.shape
-    # Two rows behind one another in memory are one of twice the width, whose halves XNNPACK copies as they are.
-    pairs = tf.reshape(image, [-1, height // 2, 2 * width, channels])
-    return [pairs[:, tiles, row] for tiles in _TILES for row in (slice(width), slice(width, None))]
-
-
-def _tile_columns(image):
-    """Columns 0, 1, 2 and 3 of every tile, each [batch, height, tiles, channels], of a padded image."""
-    _, height, width, channels = image.shape
-    pairs = tf.reshape(image, [-1, height, width // 2, 2 * channels])
-    return [pairs[:, :, tiles, column] for tiles in _TILES for column in (slice(channels), slice(channels, None))]
+    mean = group_mean("value", x)  # [1, G, 1]
+    square = group_mean("square", graph.multiply(f"{path}/square", x, x))
+    variance = graph.subtract(f"{path}/variance", square, graph.multiply(f"{path}/mean_square", mean, mean))
+    graph.operators[-1].options["fusedActivationFunction"] = RELU
+    variance = graph.add(f"{path}/variance_epsilon", variance, constant(f"{path}/epsilon", GROUP_NORM_EPSILON))
+    scale = graph.multiply(f"{path}/scale", graph.reciprocal_root(f"{path}/rsqrt", variance), by_group(gamma))
+    y = graph.multiply(f"{path}/scaled", x, spread("scale", scale))
+    shift = graph.subtract(f"{path}/shift", by_group(beta), graph.multiply(f"{path}/mean_scale", mean, scale))
+    return graph.add(f"{path}/shifted", y, spread("shift", shift))
 
 
-def _summed(first, second, third, fourth):
-    return first - third, second + third, third - second, second - fourth
+def relu(graph: Graph, operator: Operator) -> Tensor | None:
+    """A ReLU as the activation of the operator before it."""
+    if operator.type != "relu":
+        return None
+    before = graph.operators[-1]
+    graph.operators[-1] = replace(before, options={**before.options, "fusedActivationFunction": RELU})
+    return before.output
 
 
-def _outputs(first, second, third, fourth):
-    return first + second + third, second - third - fourth
+# In this order, after those that are chosen.
+REWRITES = (convolution, pool, group_norm, relu)

@@ -12,13 +12,16 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from tqdm import tqdm
 
-# The name of BiT's Keras model, which starts the names of all tensors.
-MODEL = "bit"
+from bitlite.bit.weights import Bit
+from bitlite.tflite.lowering import MODEL
+
 OPERATORS = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.FULLY_CONNECTED)
 TYPES = {number: name.lower() for name, number in vars(schema.TensorType).items() if not name.startswith("_")}
 # Always as many, so that no sum depends on the machine.
 THREADS = 2
 COLUMNS = ("layer", "type", "size_bytes", "snr_db")
+# Images, at most, on which errors are measured. For int16 LiteRT has no fast code: an image takes fifty times as long.
+SAMPLE, SLOW_SAMPLE = 16, {"int16x8": 2}
 
 
 class Tensor(NamedTuple):
@@ -26,7 +29,7 @@ class Tensor(NamedTuple):
     name: str
 
 
-class Layer(NamedTuple):
+class Found(NamedTuple):
     """One convolution as a file holds it."""
 
     input: Tensor
@@ -37,10 +40,10 @@ class Layer(NamedTuple):
     size_bytes: int
 
 
-def find(content: bytes, paths: Collection[str]) -> dict[str, Layer]:
+def find(content: bytes, paths: Collection[str]) -> dict[str, Found]:
     """The convolutions of a BiT, by path. Raises ValueError naming a path that the file has no operator for.
 
-    An operator's output bears the name of what made it, and where operators were fused the names of all of them.
+    The outputs of a convolution's operators bear names that begin with its path.
     """
     model = schema.Model.GetRootAs(content)
     graph = model.Subgraphs(0)
@@ -57,13 +60,11 @@ def find(content: bytes, paths: Collection[str]) -> dict[str, Layer]:
         held = graph.Tensors(number)
         return TYPES[held.Type()], model.Buffers(held.Buffer()).DataLength()
 
-    names = [tensor(each.Outputs(0)).name.split(";") for each in operators]
+    names = [tensor(each.Outputs(0)).name for each in operators]
     found = {}
     for path in paths:
         start = f"{MODEL}/{path}/"
-        own = [
-            each for each, fused in zip(operators, names, strict=True) if any(name.startswith(start) for name in fused)
-        ]
+        own = [each for each, name in zip(operators, names, strict=True) if name.startswith(start)]
         parts = [each for each in own if model.OperatorCodes(each.OpcodeIndex()).BuiltinCode() in OPERATORS]
         if not parts:
             raise ValueError(f"the .tflite file has no convolution {path}")
@@ -71,10 +72,22 @@ def find(content: bytes, paths: Collection[str]) -> dict[str, Layer]:
         constants = [constant(each.Inputs(place)) for each in parts for place in range(1, each.InputsLength())]
         # By Winograd's algorithm it is several, whose outputs the layer's other operators put together.
         last = parts[0] if len(parts) == 1 else own[-1]
-        found[path] = Layer(
+        found[path] = Found(
             tensor(parts[0].Inputs(0)), tensor(last.Outputs(0)), constants[0][0], sum(size for _, size in constants)
         )
     return found
+
+
+def outputs(content: bytes, least: int) -> list[str]:
+    """Names of the outputs of all convolutions whose kernels have at least `least` weights."""
+    model = schema.ModelT.InitFromPackedBuf(content)
+    (graph,) = model.subgraphs
+    return [
+        graph.tensors[operator.outputs[0]].name.decode()
+        for operator in graph.operators
+        if model.operatorCodes[operator.opcodeIndex].builtinCode in OPERATORS
+        and np.prod(graph.tensors[operator.inputs[1]].shape) >= least
+    ]
 
 
 def values(content: bytes, pixels: Iterable[np.ndarray]) -> Iterator[Callable[[int], np.ndarray]]:
@@ -116,8 +129,9 @@ def signal_to_noise(content: bytes, float32: bytes, paths: Collection[str], pixe
         return {path: float(10 * np.log10(np.divide(signal[path], noise[path]))) for path in paths}
 
 
-def rows(content: bytes, float32: bytes, paths: Collection[str], pixels: np.ndarray) -> Iterator[dict]:
-    """A row of COLUMNS for each convolution; `snr_db` is empty where the output is just that of `float32`."""
+def rows(content: bytes, float32: bytes, bit: Bit, pixels: np.ndarray) -> Iterator[dict]:
+    """A row of COLUMNS for each convolution of `bit`; `snr_db` is empty where the output is just that of `float32`."""
+    paths = [convolution.path for convolution in bit.convolutions]
     ratios = {} if content == float32 else signal_to_noise(content, float32, paths, pixels)
     for path, layer in find(content, paths).items():
         ratio = ratios.get(path, np.inf)

@@ -11,7 +11,7 @@ METADATA = "TFLITE_METADATA"
 
 
 def compact(content: bytes, notes: bytes | None = None) -> bytes:
-    """The same .tflite file with equal vectors written once, no scale of 0, and `notes` for metadata.
+    """The same .tflite file with equal vectors written once, no scale of 0, no ranges, and `notes` for metadata.
 
     What follows the flatbuffer, as the constants of large files from the AI Edge Quantizer do, is taken into it. An
     int8 file has a zero point of 64 bits, always 0, for each channel of each kernel and bias: of a small model that
@@ -33,6 +33,8 @@ def compact(content: bytes, notes: bytes | None = None) -> bytes:
             # The converter's scale of a constant of zeros is 0, at which LiteRT ends the process. A large one would
             # cost the other operand of a sum its precision.
             tensor.quantization.scale = np.where(scale == 0, np.float32(2**-30), scale)
+            # What it was calibrated with is of no use any more.
+            tensor.quantization.min = tensor.quantization.max = None
     builder = _SharingBuilder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(memoryview(builder.Bytes)[builder.Head() :])

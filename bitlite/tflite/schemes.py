@@ -1,0 +1,102 @@
+"""The schemes of quantization: one row of SCHEMES each, and the function that makes its file. No TensorFlow.
+
+Every file is made of the float32 file of the lowered network. Weights are quantized symmetrically, with a scale for
+each output channel, so zeros stay zeros.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bitlite.tflite import calibration, mixed, quantizer
+from bitlite.tflite.graph import Graph, Rewrite, rewritten, to_file
+from bitlite.tflite.lowering import half_weights, packed_root
+from bitlite.tflite.winograd import winograd
+from bitlite.workflow.params import Quantization
+
+
+@dataclass(frozen=True)
+class Source:
+    """All that a file can be made of.
+
+    scheme: a row of SCHEMES. entry: of params.yaml. graph, float32: the lowered network, and its file. paths: of BiT's
+    convolutions.
+    ranges: the least and largest value of every tensor, for schemes that are calibrated.
+    validation: images uint8 [images, height, width, 3] and their labels [images], for keep_float: auto.
+    """
+
+    scheme: "Scheme"
+    entry: Quantization
+    graph: Graph
+    float32: bytes
+    paths: Sequence[str]
+    ranges: calibration.Ranges | None = None
+    validation: tuple[np.ndarray, np.ndarray] | None = None
+
+
+def _float32(source: Source) -> bytes:
+    return source.float32
+
+
+def _float16(source: Source) -> bytes:
+    return to_file(rewritten(source.graph, half_weights))
+
+
+def _dynamic(source: Source) -> bytes:
+    return quantizer.dynamic(source.float32, bits=8, least=quantizer.SMALL)
+
+
+def _int4(source: Source) -> bytes:
+    return quantizer.dynamic(source.float32, bits=4)
+
+
+def _integers(source: Source) -> bytes:
+    scheme = source.scheme
+    return quantizer.integers(source.float32, source.ranges, activations=scheme.activations, pixels=scheme.pixels)
+
+
+def _int8_mixed(source: Source) -> bytes:
+    kept = source.entry.keep_float
+    if kept == "auto":
+        kept = mixed.kept_float(
+            source.float32, source.paths, source.ranges, source.entry.max_accuracy_drop, *source.validation
+        )
+    return quantizer.static(source.float32, [path for path in source.paths if path not in kept], source.ranges)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """weights, activations: their types in convolutions. pixels: of the image that goes in; logits come out alike.
+
+    packs_root: whether XNNPACK is faster with the pixels of a large root packed: where weights are integers.
+    """
+
+    make: Callable[[Source], bytes]
+    weights: str
+    activations: str
+    pixels: str
+    packs_root: bool
+
+    def rewrites(self, entry: Quantization) -> list[Rewrite]:
+        """Those that the lowering is to make for this scheme, in order."""
+        return [
+            *([packed_root] if self.packs_root else []),
+            *([winograd] if getattr(entry, "winograd", False) else []),
+        ]
+
+
+# In dynamic and int4 activations become int8 as they come, with a scale for each image. The calibrator's int16x8 has no
+# SPACE_TO_DEPTH, which a packed root needs.
+# fmt: off
+SCHEMES = {
+    #                     make         weights    activations pixels     packs_root
+    "float32":    Scheme(_float32,    "float32", "float32",  "float32", False),
+    "float16":    Scheme(_float16,    "float16", "float32",  "float32", False),
+    "dynamic":    Scheme(_dynamic,    "int8",    "int8",     "float32", True),
+    "int8":       Scheme(_integers,   "int8",    "int8",     "uint8",   True),
+    "int8_mixed": Scheme(_int8_mixed, "int8",    "int8",     "float32", True),
+    "int16x8":    Scheme(_integers,   "int8",    "int16",    "float32", False),
+    "int4":       Scheme(_int4,       "int4",    "int8",     "float32", True),
+}
+# fmt: on

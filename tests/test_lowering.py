@@ -1,0 +1,195 @@
+"""The lowered network, run by LiteRT, against the network for training; each rewrite against NumPy."""
+
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+from numpy.lib.stride_tricks import sliding_window_view
+from test_network import PUBLISHED, SMALL, assert_close, bit_of, group_norm, padded, pixels_of
+
+from bitlite.bit import network
+from bitlite.bit.names import ROOT
+from bitlite.tflite import lowering, winograd
+from bitlite.tflite.graph import Graph, Tensor, constant, rewritten, to_file
+from bitlite.tflite.lowering import MODEL, lower
+
+
+def run(graph, images):
+    """Outputs of a graph for images, one by one."""
+    interpreter = Interpreter(model_content=to_file(graph))
+    interpreter.allocate_tensors()
+    outputs = []
+    for image in images:
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image[None])
+        interpreter.invoke()
+        outputs.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
+    return np.concatenate(outputs)
+
+
+def one(type, path, inputs, constants, shape, **options):
+    """A graph of one step of BiT on an image like `inputs`, lowered by REWRITES."""
+    graph = Graph(Tensor("pixels", (1, *inputs.shape[1:])))
+    constants = [constant(name, value) for name, value in constants.items()]
+    graph.operator(type, path, [graph.input, *constants], shape, **options)
+    for rewrite in lowering.REWRITES:
+        graph = rewritten(graph, rewrite)
+    return graph
+
+
+@pytest.mark.parametrize("shape", [{**PUBLISHED, "image_size": (33, 29)}, SMALL], ids=["published", "small"])
+def test_lowered_and_folded_networks_are_the_same_function(shape):
+    bit = bit_of(shape)
+    pixels = pixels_of(bit)
+    expected = network.build(bit)(pixels).numpy()
+    assert_close(network.build(bit.folded())(pixels).numpy(), expected)
+    for one_form in (bit, bit.folded()):
+        assert_close(run(lower(one_form), pixels), expected)
+
+
+def test_half_weights_are_the_network_of_rounded_weights():
+    bit = bit_of(SMALL).folded()
+    pixels = pixels_of(bit)
+    rounded = {
+        name: value if name.endswith("/bias") else value.astype(np.float16).astype(np.float32)
+        for name, value in bit.weights.items()
+    }
+    graph = rewritten(lower(bit), lowering.half_weights)
+    assert_close(run(graph, pixels), network.build(bit.with_weights(rounded))(pixels).numpy())
+    assert not np.array_equal(run(graph, pixels), run(lower(bit), pixels))
+
+
+# The root
+
+
+@pytest.mark.parametrize("root", [5, 7])
+@pytest.mark.parametrize("image_size", [(32, 32), (22, 40)])
+def test_packed_root_is_the_same_function(root, image_size):
+    bit = bit_of(PUBLISHED, root=root, image_size=image_size)
+    pixels = pixels_of(bit)
+    packed = lower(bit, [lowering.packed_root])
+    assert "SPACE_TO_DEPTH" in {operator.type for operator in packed.operators}
+    assert_close(run(packed, pixels), network.build(bit)(pixels).numpy())
+
+
+@pytest.mark.parametrize("changes", [{"root": 3, "image_size": (32, 32)}, {"image_size": (32, 31)}])
+def test_small_roots_and_odd_images_are_not_packed(changes):
+    types = {operator.type for operator in lower(bit_of(PUBLISHED, **changes), [lowering.packed_root]).operators}
+    assert "SPACE_TO_DEPTH" not in types
+
+
+# Winograd
+
+
+@pytest.mark.parametrize("size", [(2, 2), (4, 6), (14, 8)])
+@pytest.mark.parametrize("channels", [(64, 64), (128, 96)])
+def test_winograd_is_the_convolution(size, channels):
+    random = np.random.default_rng(0)
+    kernel = random.normal(size=(3, 3, *channels)).astype(np.float32)
+    images = random.normal(1, 2, (2, *size, channels[0])).astype(np.float32)
+    windows = sliding_window_view(padded(images.astype(np.float64), 1), (3, 3), axis=(1, 2))
+    expected = np.tensordot(windows, kernel, axes=([3, 4, 5], [2, 0, 1]))
+    graph = Graph(Tensor("pixels", (1, *images.shape[1:])))
+    graph.operator("conv", "conv", [graph.input, constant("kernel", kernel)], (1, *size, channels[1]), stride=1)
+    graph = rewritten(graph, winograd.winograd)
+    assert sum(operator.type == "CONV_2D" for operator in graph.operators) == 16
+    assert_close(run(graph, images), expected, 2e-6)
+
+
+WIDE = {"filters": 64, "units": (1, 2), "groups": 32, "root": 3, "pool": False}
+
+
+@pytest.mark.parametrize("image_size", [(24, 16), (20, 24)])
+def test_network_by_winograd_is_the_same_function(image_size):
+    bit = bit_of(WIDE, image_size=image_size)
+    pixels = pixels_of(bit)
+    graph = lower(bit, [winograd.winograd])
+    # block1 sees 12 x 8 or 10 x 12 pixels, block2 6 x 4 or 5 x 6, and its first unit has stride 2.
+    found = {operator.output.name for operator in graph.operators if operator.output.name.endswith("/product15")}
+    units = {"block1/unit01", "block2/unit02"} if image_size == (24, 16) else {"block1/unit01"}
+    assert found == {f"{MODEL}/resnet/{unit}/b/standardized_conv2d/product15" for unit in units}
+    assert_close(run(graph, pixels), network.build(bit)(pixels).numpy())
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "taken"),
+    [
+        ((3, 3, 64, 64), (8, 6), True),
+        ((3, 3, 64, 64), (8, 7), False),
+        ((1, 1, 64, 64), (8, 6), False),
+        ((3, 3, 32, 128), (8, 6), False),
+        ((3, 3, 128, 32), (8, 6), False),
+    ],
+)
+def test_winograd_computes_what_it_can_and_gains_from(shape, size, taken):
+    assert winograd.gains(np.ones(shape, np.float32), size) == taken
+
+
+def test_winograd_leaves_kernels_with_zeros():
+    kernel = np.ones((3, 3, 64, 64), np.float32)
+    kernel[1, 2, 3, 4] = 0
+    assert not winograd.gains(kernel, (8, 6))
+
+
+# Norms
+
+
+def normed(inputs, gamma, beta, groups):
+    constants = {"norm/gamma": gamma, "norm/beta": beta}
+    return run(one("group_norm", "norm", inputs, constants, (1, *inputs.shape[1:]), groups=groups), inputs)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8, 12, 24])
+@pytest.mark.parametrize("scale", [1, 1e-3])
+def test_group_norm(groups, scale):
+    # At the smaller scale epsilon is larger than the variance.
+    random = np.random.default_rng(groups)
+    inputs = (scale * random.normal(random.normal(size=24), 1, (3, 5, 4, 24))).astype(np.float32)
+    gamma, beta = random.normal(1, 0.5, 24), random.normal(size=24)
+    assert_close(normed(inputs, gamma, beta, groups), group_norm(inputs, gamma, beta, groups))
+
+
+@pytest.mark.parametrize("deviation", [1e-2, 1, 1e2])
+def test_group_norm_whose_mean_is_ten_deviations(deviation):
+    random = np.random.default_rng(0)
+    inputs = (deviation * random.normal(10, 1, (3, 9, 7, 24))).astype(np.float32)
+    ones, zeros = np.ones(24), np.zeros(24)
+    assert_close(normed(inputs, ones, zeros, 8), group_norm(inputs, ones, zeros, 8))
+
+
+def test_group_norm_of_constants_is_finite():
+    # E[x^2] - E[x]^2 rounds to less than -epsilon for some of them.
+    constants = np.random.default_rng(0).uniform(500, 1500, (32, 1, 1, 1))
+    inputs = (constants * np.ones((1, 7, 7, 6))).astype(np.float32)
+    assert np.abs(normed(inputs, np.ones(6), np.zeros(6), 2)).max() < 1
+
+
+def test_frozen_norms_are_the_network_of_a_scale_and_a_shift_and_leave_no_statistics(monkeypatch):
+    class Frozen(network.GroupNorm):
+        def call(self, inputs):
+            return inputs * self.gamma + self.beta
+
+    bit = bit_of(SMALL).folded()
+    small = {name: kernel / np.sqrt(np.prod(kernel.shape[:3])) for name, kernel in bit.kernels.items()}
+    bit = bit.with_weights(bit.weights | {name: kernel.astype(np.float32) for name, kernel in small.items()})
+    pixels = pixels_of(bit)
+    graph = lower(bit, frozen_norms=True)
+    monkeypatch.setattr(network, "GroupNorm", Frozen)
+    assert_close(run(graph, pixels), network.build(bit)(pixels).numpy())
+    # The features' mean alone; inner norms have gone into the convolutions.
+    assert sum(operator.type == "MEAN" for operator in graph.operators) == 1
+    scales = {operator.output.name for operator in graph.operators if operator.output.name.endswith("group_norm/mul")}
+    shortcut = [unit.norm("a") for unit in bit.units] + ["resnet/group_norm"]
+    assert scales == {f"{MODEL}/{path}/mul" for path in shortcut}
+
+
+# Names
+
+
+def test_tensors_bear_bits_names():
+    bit = bit_of(SMALL)
+    names = {operator.output.name for operator in lower(bit).operators}
+    for path in (convolution.path for convolution in bit.convolutions):
+        assert f"{MODEL}/{path}/conv" in names
+    for norm in ("resnet/block1/unit01/a/group_norm", "resnet/group_norm"):
+        assert f"{MODEL}/{norm}/shifted" in names
+    assert f"{MODEL}/{ROOT}/conv" in names and "logits" in names
+    assert len(names) == len(lower(bit).operators)
