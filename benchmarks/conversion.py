@@ -32,6 +32,7 @@ from bitlite.bit.shapes import published
 from bitlite.bit.weights import Bit, untrained
 from bitlite.images import dataset
 from bitlite.litert import runtime
+from bitlite.profiling.machine import cpu
 from bitlite.tflite import calibration, conversion
 from bitlite.tflite.graph import Graph, Tensor, constant, rewritten, to_file
 from bitlite.tflite.lowering import convolution
@@ -39,7 +40,6 @@ from bitlite.tflite.winograd import sixteen
 from bitlite.workflow import scores
 from bitlite.workflow.params import Calibrated, Quantization
 from bitlite.workflow.paths import FINETUNED
-from stages.benchmark import cpu
 
 SIZE = (224, 224)
 SCHEMES = ("float32", "float16", "dynamic", "int8", "int8_mixed", "int16x8", "int4")

@@ -30,6 +30,7 @@ from bitlite.bit.shapes import published
 from bitlite.bit.weights import Bit, untrained
 from bitlite.images import dataset
 from bitlite.litert import latency, runtime
+from bitlite.profiling.machine import cpu
 from bitlite.pruning.importance import sampled
 from bitlite.pruning.methods import prune
 from bitlite.pruning.recovery import recover, recovering
@@ -41,7 +42,6 @@ from bitlite.training.recipe import Recipe
 from bitlite.workflow.params import Channels, Int8, Magnitude, Mixed, Scheme, load
 from bitlite.workflow.paths import FINETUNED
 from bitlite.workflow.scores import accuracy
-from stages.benchmark import cpu
 
 SCHEMES = (
     *(Scheme(scheme=name) for name in ("float32", "float16", "dynamic", "int4")),

@@ -64,7 +64,7 @@ def workflow(name: str, folder: str, scratch: Path) -> None:
 def images(scratch: Path) -> None:
     """Prepare 100,000 images and read them twice, in one process; print what each part takes."""
     from bitlite.images import dataset
-    from bitlite.sources import sources
+    from bitlite.sources.prepare import prepare
     from bitlite.workflow.params import Dataset
 
     def write(index: int) -> None:
@@ -82,7 +82,7 @@ def images(scratch: Path) -> None:
         print(f"{what}: {time.perf_counter() - begin:.0f} s, at most {more:.2f} GB above an empty run", flush=True)
 
     begin = time.perf_counter()
-    sources.prepare(Dataset(name=str(scratch / "folder")), scratch / "dataset")
+    prepare(Dataset(name=str(scratch / "folder")), scratch / "dataset")
     report("download", begin)
     pixels, _ = dataset.read("train", (36, 36), scratch / "dataset", cache_mb=1000)
     for epoch in ("first epoch", "second epoch"):

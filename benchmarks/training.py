@@ -17,7 +17,7 @@ from bitlite.bit import network
 from bitlite.bit.shapes import BIT_TINY, published
 from bitlite.bit.weights import untrained
 from bitlite.images import dataset
-from bitlite.sources import sources
+from bitlite.sources.prepare import prepare
 from bitlite.training.batches import Images, ahead, batches
 from bitlite.training.inference import predict
 from bitlite.training.recipe import Recipe
@@ -28,7 +28,7 @@ from bitlite.workflow.params import Dataset
 def main(folder: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "dataset"
-        sources.prepare(Dataset(name=folder), directory)
+        prepare(Dataset(name=folder), directory)
         for name, shape, side, steps in (("bit-tiny", BIT_TINY, 32, 40), ("R50x1", published("r50x1"), 128, 6)):
             backbone = untrained(name, shape, seed=0)
             model = network.build(backbone.with_head(dataset.labels(directory), (side, side)))

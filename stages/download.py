@@ -14,16 +14,15 @@ from bitlite.workflow.paths import BACKBONE
 
 def main(part: str) -> None:
     params = load()
+    # Each part imports its own room only: a change in the other does not run it again.
     if part == "dataset":
-        from bitlite.sources import sources
+        from bitlite.sources.prepare import prepare
 
-        sources.prepare(params.dataset)
+        prepare(params.dataset)
     elif part == "backbone":
-        from bitlite.backbones import backbones
+        from bitlite.backbones.backbone import fetch
 
-        pass
-
-        backbones.fetch(params.backbone, seed=params.seed).save(BACKBONE)
+        fetch(params.backbone, seed=params.seed).save(BACKBONE)
     else:
         raise InputError(f"python -m stages.download {part}: allowed are dataset and backbone")
 

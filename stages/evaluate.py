@@ -1,4 +1,4 @@
-"""Measure what a .tflite file gets right, and how large it is.
+"""Measure the accuracy and the size of a .tflite file.
 
     python -m stages.evaluate P-Q
 
@@ -8,13 +8,11 @@ plots/evaluate/P-Q/predictions.csv.
 
 import gzip
 
-import numpy as np
-
 from bitlite.images import dataset
 from bitlite.litert import runtime
-from bitlite.workflow import scores
+from bitlite.workflow import metrics, scores
 from bitlite.workflow.command import run
-from bitlite.workflow.files import read_csv, write_csv, write_json
+from bitlite.workflow.files import read_csv, write_csv
 from bitlite.workflow.params import load
 from bitlite.workflow.paths import FINETUNED_PREDICTIONS, METRICS, PLOTS, TFLITE
 
@@ -22,27 +20,25 @@ from bitlite.workflow.paths import FINETUNED_PREDICTIONS, METRICS, PLOTS, TFLITE
 def main(variant: str) -> None:
     load()
     path = TFLITE / f"{variant}.tflite"
-    classifier = runtime.Classifier(path)
-    validation, validation_labels = dataset.read("validation", classifier.image_size)
-    test, test_labels = dataset.read("test", classifier.image_size)
-    logits = classifier.logits(test)
+    image_size = runtime.Classifier(path).image_size
+    validation, validation_labels = dataset.read("validation", image_size)
+    test, test_labels = dataset.read("test", image_size)
+    logits = runtime.logits(path, test)
 
     predictions = list(scores.predictions(logits, test_labels, dataset.labels()))
-    unconverted = read_csv(FINETUNED_PREDICTIONS)
-    same = [row["predicted"] == other["predicted"] for row, other in zip(predictions, unconverted, strict=True)]
     write_csv(PLOTS / "evaluate" / variant / "predictions.csv", scores.PREDICTION_COLUMNS, predictions)
     content = path.read_bytes()
-    write_json(
+    metrics.write(
         METRICS / "evaluate" / f"{variant}.json",
-        {
-            "accuracy": scores.accuracy(logits, test_labels),
-            "top5_accuracy": scores.accuracy(logits, test_labels, k=5),
-            "validation_accuracy": scores.accuracy(classifier.logits(validation), validation_labels),
-            "agreement": float(np.mean(same)),
-            "size_bytes": len(content),
-            "gzip_bytes": len(gzip.compress(content, compresslevel=9, mtime=0)),
-            "sparsity": runtime.sparsity(path),
-        },
+        metrics.Evaluation(
+            accuracy=scores.accuracy(logits, test_labels),
+            top5_accuracy=scores.accuracy(logits, test_labels, k=5),
+            validation_accuracy=scores.accuracy(runtime.logits(path, validation), validation_labels),
+            agreement=scores.agreement(predictions, read_csv(FINETUNED_PREDICTIONS)),
+            size_bytes=len(content),
+            gzip_bytes=len(gzip.compress(content, compresslevel=9, mtime=0)),
+            sparsity=runtime.sparsity(path),
+        ),
     )
 
 

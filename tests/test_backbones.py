@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from loopback import closed_port, sends, server
 
-from bitlite.backbones import backbones
-from bitlite.backbones.backbones import fetch
+from bitlite.backbones.backbone import EMBEDDED, PUBLISHED, fetch
 from bitlite.bit.names import FINAL_NORM, ROOT
 from bitlite.bit.shapes import Shape
 from bitlite.bit.weights import Architecture, Bit, untrained
@@ -100,7 +99,7 @@ def test_bit_tiny():
     assert all(np.isfinite(value).all() for value in bit.weights.values())
     # Trained: norms have left the ones and zeros that they start from.
     assert all(value.std() > 0 for name, value in bit.weights.items() if name.endswith(("/gamma", "/beta")))
-    assert backbones.EMBEDDED.stat().st_size <= 4_000_000
+    assert EMBEDDED.stat().st_size <= 4_000_000
 
 
 def test_untrained_backbone_follows_the_seed():
@@ -244,7 +243,7 @@ def test_all_published_models_have_their_addresses():
     addresses = {
         f"bit-{model.lower()}": f"https://storage.googleapis.com/bit_models/BiT-{model}.npz" for model in published
     }
-    assert addresses.items() <= backbones.PUBLISHED.items()
+    assert addresses.items() <= PUBLISHED.items()
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -255,11 +254,11 @@ def test_published_networks_have_the_published_number_of_parameters(network):
     assert round((sum(map(math.prod, shapes.values())) + (channels + 1) * 1000) / 1e6, 2) == millions
 
 
-@pytest.mark.parametrize("name", backbones.PUBLISHED)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_name_is_fetched_from_its_address_and_means_its_network(name, npz, monkeypatch):
     network = name.split("-")[2]
     with server(sends(npz(skeleton(network)).read_bytes())) as (address, asked):
-        monkeypatch.setitem(backbones.PUBLISHED, name, f"{address}/BiT.npz")
+        monkeypatch.setitem(PUBLISHED, name, f"{address}/BiT.npz")
         assert "are missing" in refusal(name)
         assert "are missing" in refusal(name)
     assert asked == ["/BiT.npz"]  # weights of the wrong network are not fetched again

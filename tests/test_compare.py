@@ -14,25 +14,17 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from bitlite.bit.names import HEAD
+from bitlite.bit.names import HEAD, ROOT
 from bitlite.bit.shapes import Shape
 from bitlite.bit.weights import untrained
-from bitlite.report import layers, picture, render
-from bitlite.report.variants import (
-    BENCHMARK,
-    EVALUATION,
-    Comparison,
-    Variant,
-    read_metrics,
-    read_variants,
-    size,
-    summary,
-    three_digits,
-    tradeoff_rows,
-    wilson,
-)
-from bitlite.workflow.files import read_csv, write_csv, write_json
-from bitlite.workflow.params import Params, load
+from bitlite.report import layer_tables, picture, release, text, variants
+from bitlite.report.origin import Origin
+from bitlite.report.page import confusion, report
+from bitlite.report.variants import Comparison, Variant, choice, summary, tradeoff_rows, wilson
+from bitlite.workflow import metrics
+from bitlite.workflow.files import read_csv, write_csv
+from bitlite.workflow.metrics import ModelScores, PrunedScores
+from bitlite.workflow.params import Compare, Params, load
 from stages import compare
 
 LABELS = ("daisy", "dandelion", "rose")
@@ -45,14 +37,17 @@ def variant(name, **changes) -> Variant:
         "gzip_bytes": 900, "sparsity": 0.0, "latency_ms_p50": 2.0, "latency_ms_p90": 2.5, "peak_memory_mb": 40.0,
         "delegated": 1.0, "threads": 1, "cpu": "Test CPU",
     }  # fmt: skip
-    return Variant(name, **{**measured, **changes})
+    return Variant(name=name, **{**measured, **changes})
 
 
 def comparison(*variants, drop=0.02, objective="size") -> Comparison:
-    return Comparison(variants, "dense-float32", drop, objective)
+    return Comparison(variants, Compare(baseline="dense-float32", max_accuracy_drop=drop, objective=objective))
 
 
 DENSE = variant("dense-float32")
+FINETUNED = untrained(
+    "bit-test", Shape(filters=4, units=(1,), groups=2, root=3, pool=False, image_size=IMAGE_SIZE), seed=0
+).with_head(LABELS, IMAGE_SIZE)
 
 
 # Choice
@@ -104,20 +99,20 @@ def test_ties_go_to_the_smaller_then_the_first_by_name():
 def test_baseline_is_left_when_nothing_else_qualifies():
     chosen = comparison(DENSE, variant("dense-int8", validation_accuracy=0.1, size_bytes=1), drop=0.0)
     assert chosen.selected == DENSE
-    assert summary(chosen) == {
-        "selected": "dense-float32", "accuracy": 0.9, "accuracy_drop": 0.0, "size_bytes": 1000, "size_ratio": 1.0,
-        "latency_ms_p50": 2.0, "speedup": 1.0,
-    }  # fmt: skip
-    assert render.choice(chosen).startswith("dense-float32, the baseline, is the smallest among the 1 of 2 variants")
+    assert summary(chosen) == metrics.Summary(
+        selected="dense-float32", accuracy=0.9, accuracy_drop=0.0, size_bytes=1000, size_ratio=1.0, latency_ms_p50=2.0,
+        speedup=1.0,
+    )  # fmt: skip
+    assert choice(chosen).startswith("dense-float32, the baseline, is the smallest among the 1 of 2 variants")
 
 
 def test_summary_is_of_test_accuracy_against_the_baseline():
     chosen = comparison(DENSE, variant("dense-int8", accuracy=0.875, size_bytes=250, latency_ms_p50=0.5))
-    assert summary(chosen) == {
-        "selected": "dense-int8", "accuracy": 0.875, "accuracy_drop": pytest.approx(0.025), "size_bytes": 250,
-        "size_ratio": 0.25, "latency_ms_p50": 0.5, "speedup": 4.0,
-    }  # fmt: skip
-    assert render.choice(chosen) == (
+    assert summary(chosen) == metrics.Summary(
+        selected="dense-int8", accuracy=0.875, accuracy_drop=pytest.approx(0.025), size_bytes=250, size_ratio=0.25,
+        latency_ms_p50=0.5, speedup=4.0,
+    )  # fmt: skip
+    assert choice(chosen) == (
         "dense-int8 is the smallest among the 2 of 2 variants whose validation accuracy is at most 2 points below that "
         "of dense-float32: 250 B (4.00 times smaller), 0.500 ms an image (4.00 times faster), 87.5 % of the test "
         "images right (2.5 points less)."
@@ -160,19 +155,20 @@ def test_wilson(hits, count, low, high):
 
 
 def test_numbers_as_text():
-    assert [size(n) for n in (7, 999, 1000, 151_200, 1_912_000, 94_312_345)] == [
+    assert [text.size(n) for n in (7, 999, 1000, 151_200, 1_912_000, 94_312_345)] == [
         "7 B", "999 B", "1.00 kB", "151 kB", "1.91 MB", "94.3 MB",
     ]  # fmt: skip
-    assert [three_digits(x) for x in (0, 0.01234, 0.5, 9.999, 12.34, 999.6, 12345)] == [
+    assert [text.three_digits(x) for x in (0, 0.01234, 0.5, 9.999, 12.34, 999.6, 12345)] == [
         "0", "0.0123", "0.500", "10.00", "12.3", "1000", "12300",
     ]  # fmt: skip
+    assert [text.count(n) for n in (950, 478_123, 12_345_678, 4_620_000_000)] == ["950", "478 k", "12.3 M", "4.62 G"]
 
 
 # Layers
 
 
 def test_time_adds_up_by_type_and_names_what_is_left_to_litert():
-    time = layers.time(TIMES)
+    time = layer_tables.time(TIMES)
     assert time.types == pytest.approx({"conv": 0.6, "norm": 0.35, "other": 0.05})
     assert time.left == {"QUANTIZE from uint8 to int8": 1, "ADD of int8": 2, "RSQRT of int8": 1}
     assert list(time.layers) == [row["layer"] for row in TIMES]
@@ -183,51 +179,54 @@ def test_kept_counts_weights_that_are_neither_removed_nor_zero():
         {"layer": "b", "parameters": "50", "sparsity": "0.0"},
         {"layer": "a", "parameters": "100", "sparsity": "0.75"},
     ]
-    kept = layers.kept_share(rows, {"a": 100, "b": 200, "removed": 10})
+    kept = layer_tables.kept_share(rows, {"a": 100, "b": 200, "removed": 10})
     assert list(kept.items()) == [("b", 0.25), ("a", 0.25), ("removed", 0.0)]
 
 
 def test_tables_keep_the_order_of_the_variant_with_most_layers():
-    table = layers.shares_table({"small": {"c": 0.5, "a": 0.5}, "large": {"a": 0.2, "b": 0.4, "c": 0.4}})
+    table = layer_tables.shares_table({"small": {"c": 0.5, "a": 0.5}, "large": {"a": 0.2, "b": 0.4, "c": 0.4}})
     assert table.layers == ["a", "b", "c"]
     assert table.columns == {"small": [0.5, None, 0.5], "large": [0.2, 0.4, 0.4]}
     assert table.shades == {"small": [1, None, 1], "large": [0.4, 0.8, 0.8]}
 
 
 def test_errors_are_the_darker_the_larger():
-    (shades,) = layers.errors_table({"dense-int8": {"a": 60.0, "b": 36.0, "c": 12.0, "d": -5.0}}).shades.values()
+    (shades,) = layer_tables.errors_table({"dense-int8": {"a": 60.0, "b": 36.0, "c": 12.0, "d": -5.0}}).shades.values()
     assert shades == [0, 0.25, 0.75, 1]
 
 
 def test_reading_joins_what_three_stages_wrote(tmp_path):
     write_layers(tmp_path, ["dense-float32", "dense-int8"], ["dense", "channels"])
-    write_csv(tmp_path / "prune/channels/layers.csv", ["layer", "parameters", "sparsity"], [
-        {"layer": "resnet/a/standardized_conv2d", "parameters": 5, "sparsity": 0.0},
-    ])  # fmt: skip
-    write_csv(tmp_path / "convert/dense-int8/layers.csv", ["layer", "type", "size_bytes", "snr_db"], [
-        {"layer": "resnet/a/standardized_conv2d", "type": "conv", "size_bytes": 9, "snr_db": 30.5},
-    ])  # fmt: skip
-    write_csv(tmp_path / "convert/dense-float32/layers.csv", ["layer", "type", "size_bytes", "snr_db"], [
-        {"layer": "resnet/a/standardized_conv2d", "type": "conv", "size_bytes": 9, "snr_db": ""},
-    ])  # fmt: skip
-    finetuned = {"resnet/a/standardized_conv2d": 10}
-    found = layers.read(["dense-float32", "dense-int8"], ["dense", "channels"], finetuned, tmp_path)
+    root, *others = kernel_rows()
+    half = {**root, "parameters": root["parameters"] // 2}
+    write_csv(tmp_path / "prune/channels/layers.csv", root, [half, *others])
+    for name, lost in (("int8", 30.5), ("float32", "")):
+        row = {"layer": ROOT, "type": name, "size_bytes": 9, "snr_db": lost}
+        write_csv(tmp_path / f"convert/dense-{name}/layers.csv", row, [row])
+    found = layer_tables.read(["dense-float32", "dense-int8"], ["dense", "channels"], FINETUNED, tmp_path)
     assert list(found.times) == list(found.shares.columns) == ["dense-float32", "dense-int8"]
     assert found.errors.columns == {"dense-int8": [30.5]}
-    # What was not pruned is no news.
-    assert found.kept.columns == {"channels": [0.5]}
+    # A pruning that takes nothing has no column.
+    assert found.kept.columns == {"channels": [0.5, *(1.0 for _ in others)]}
     (tmp_path / "benchmark/dense-int8/layers.csv").unlink()
     with pytest.raises(ValueError, match=r"benchmark/dense-int8/layers\.csv is missing: run `dvc repro`$"):
-        layers.read(["dense-float32", "dense-int8"], ["dense"], finetuned, tmp_path)
+        layer_tables.read(["dense-float32", "dense-int8"], ["dense"], FINETUNED, tmp_path)
 
 
-def write_layers(plots: Path, variants, prunings) -> None:
-    """What the benchmark and prune stages write, of a model of one convolution of 10 weights."""
-    kernel = {"layer": "resnet/a/standardized_conv2d", "parameters": 10, "sparsity": 0.0}
-    for name in variants:
+def kernel_rows() -> list[dict]:
+    """Rows of plots/prune/P/layers.csv of a pruning that takes nothing from FINETUNED."""
+    return [
+        {"layer": convolution.path, "parameters": convolution.kernel.size, "sparsity": 0.0}
+        for convolution in FINETUNED.convolutions
+    ]
+
+
+def write_layers(plots: Path, names, prunings) -> None:
+    """The files of the benchmark and prune stages, of variants of these names."""
+    for name in names:
         write_csv(plots / "benchmark" / name / "layers.csv", TIMES[0], TIMES)
     for name in prunings:
-        write_csv(plots / "prune" / name / "layers.csv", kernel, [kernel])
+        write_csv(plots / "prune" / name / "layers.csv", kernel_rows()[0], kernel_rows())
 
 
 # Reading
@@ -235,34 +234,15 @@ def write_layers(plots: Path, variants, prunings) -> None:
 
 def write_metrics(directory: Path, *variants: Variant) -> None:
     for v in variants:
-        values = dataclasses.asdict(v)
-        write_json(directory / "evaluate" / f"{v.name}.json", {key: values[key] for key in EVALUATION})
-        write_json(directory / "benchmark" / f"{v.name}.json", {key: values[key] for key in (*BENCHMARK, "cpu")})
+        for stage, kind in (("evaluate", metrics.Evaluation), ("benchmark", metrics.Timing)):
+            record = kind(**{field.name: getattr(v, field.name) for field in dataclasses.fields(kind)})
+            metrics.write(directory / stage / f"{v.name}.json", record)
 
 
-def test_read_variants_returns_what_was_asked_for(tmp_path):
+def test_read_returns_the_variants_asked_for(tmp_path):
     int8, removed = variant("dense-int8", cpu="Other CPU"), variant("gone-int8", size_bytes=1)
     write_metrics(tmp_path, DENSE, int8, removed)
-    assert read_variants(["dense-int8", "dense-float32"], tmp_path) == (int8, DENSE)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [None, "{", "[]", '{"accuracy": 0.5}', '{"accuracy": 0.5, "macs": "9"}', '{"accuracy": 0.5, "macs": NaN}',
-     '{"accuracy": 0.5, "macs": null}', '{"accuracy": 0.5, "macs": true}'],
-)  # fmt: skip
-def test_unusable_metrics_are_named(tmp_path, content):
-    path = tmp_path / "finetune.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} .*dvc repro") as error:
-        read_metrics(path, ("accuracy", "macs"))
-    assert "\n" not in str(error.value)
-
-
-def test_metrics_file_may_hold_more(tmp_path):
-    write_json(tmp_path / "m.json", {"macs": 1, "kept_channels": 9, "cpu": "a"})
-    assert read_metrics(tmp_path / "m.json", ("macs",), ("cpu",)) == {"macs": 1, "cpu": "a"}
+    assert variants.read(["dense-int8", "dense-float32"], tmp_path) == (int8, DENSE)
 
 
 # Picture
@@ -338,19 +318,21 @@ def test_variants_that_miss_the_bound_are_hollow_and_squeeze_nothing():
     assert hollow == [v for v in chosen.variants if v not in chosen.qualified] != []
     # The one at 31 % is off the scale; baseline and bound span a third of it or more.
     bottom, top = axes.get_ylim()
-    assert 3 * chosen.max_accuracy_drop > top - bottom
+    assert 3 * chosen.rule.max_accuracy_drop > top - bottom
 
 
 # Report
 
-RUN = render.Run(
+ORIGIN = Origin(
     dataset="flowers & more",
     backbone="bit-test",
     seed=7,
     image_size=IMAGE_SIZE,
     labels=LABELS,
-    finetuned={"accuracy": 0.93, "top5_accuracy": 1.0, "parameters": 478_123, "sparsity": 0.0, "macs": 12_345_678},
-    pruned={"dense": {"accuracy": 0.93, "top5_accuracy": 1.0, "parameters": 1000, "sparsity": 0.79, "macs": 4_000_000}},
+    finetuned=ModelScores(0.93, 1.0, parameters=478_123, sparsity=0.0, macs=12_345_678),
+    pruned={
+        "dense": PrunedScores(0.93, 1.0, parameters=1000, sparsity=0.79, macs=4_000_000, accuracy_before_recovery=0.5)
+    },
 )
 
 
@@ -363,11 +345,11 @@ TIMES = [
 ]
 
 
-def by_layer(*names, **tables) -> layers.Layers:
+def by_layer(*names, **tables) -> layer_tables.LayerTables:
     """What the report is told of layers: the same times for all variants, and whatever tables."""
-    times = {name: layers.time(TIMES) for name in ("dense-float32", "dense-int8", *names)}
-    nothing = layers.shares_table({})
-    return layers.Layers(times, **{"shares": nothing, "errors": nothing, "kept": nothing, **tables})
+    times = {name: layer_tables.time(TIMES) for name in ("dense-float32", "dense-int8", *names)}
+    nothing = layer_tables.shares_table({})
+    return layer_tables.LayerTables(times, **{"shares": nothing, "errors": nothing, "kept": nothing, **tables})
 
 
 def predictions(*pairs):
@@ -409,15 +391,15 @@ class Page(HTMLParser):
 
 def test_report_is_self_contained():
     png = picture.tradeoff(comparison(DENSE))
-    page = Page(render.report(comparison(DENSE), RUN, by_layer(), many_predictions(), png))
+    page = Page(report(comparison(DENSE), ORIGIN, by_layer(), many_predictions(), png))
     addresses = [value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href")]
     assert [base64.b64decode(address.removeprefix("data:image/png;base64,")) for address in addresses] == [png]
-    assert "http" not in render.report(comparison(DENSE), RUN, by_layer(), many_predictions(), b"")
+    assert "http" not in report(comparison(DENSE), ORIGIN, by_layer(), many_predictions(), b"")
 
 
 def test_report_tells_of_every_variant():
     chosen = comparison(DENSE, variant("dense-int8", size_bytes=250, accuracy=0.75, validation_accuracy=0.89))
-    html = render.report(chosen, RUN, by_layer(), many_predictions(), b"")
+    html = report(chosen, ORIGIN, by_layer(), many_predictions(), b"")
     page = Page(html)
     rows = {row[0].split()[0]: row for row in reversed(page.rows) if row and row[0]}
     # 12 of 16: 50.5 % to 89.8 % by Wilson.
@@ -430,7 +412,7 @@ def test_report_tells_of_every_variant():
     tied = ["0.95", "900", "2.0", "2.5", "40.0"]
     assert sorted(best) == sorted(["0.9", "0.9", "250", *tied, *tied])
     assert rows["fine-tuned"] == ["fine-tuned ", "93.0 % ", "478 k ", "12.3 M ", "0.0 % "]
-    for told in ("flowers &amp; more", "bit-test", "16 × 24", "Test CPU, 1 thread", render.choice(chosen)):
+    for told in ("flowers &amp; more", "bit-test", "16 × 24", "Test CPU, 1 thread", choice(chosen)):
         assert told in html
 
 
@@ -440,10 +422,10 @@ def test_report_tells_of_every_layer():
         "dense-int8": {"x": 1.0},
     }
     told = by_layer(
-        shares=layers.shares_table(columns),
-        errors=layers.errors_table({"dense-int8": {"resnet/add": 24.0}}),
+        shares=layer_tables.shares_table(columns),
+        errors=layer_tables.errors_table({"dense-int8": {"resnet/add": 24.0}}),
     )
-    html = render.report(comparison(DENSE, variant("dense-int8", delegated=0.5)), RUN, told, many_predictions(), b"")
+    html = report(comparison(DENSE, variant("dense-int8", delegated=0.5)), ORIGIN, told, many_predictions(), b"")
     page = Page(html)
     assert [attributes["style"] for _, attributes in page.tags if attributes.get("class") == "bar"] == [
         "--share:60.0%", "--share:35.0%", "--share:5.0%",
@@ -459,12 +441,12 @@ def test_report_tells_of_every_layer():
 
 def test_report_warns_of_latencies_from_two_machines():
     elsewhere = variant("dense-int8", cpu="Other CPU")
-    assert "do not compare" in render.report(comparison(DENSE, elsewhere), RUN, by_layer(), many_predictions(), b"")
-    assert "do not compare" not in render.report(comparison(DENSE), RUN, by_layer(), many_predictions(), b"")
+    assert "do not compare" in report(comparison(DENSE, elsewhere), ORIGIN, by_layer(), many_predictions(), b"")
+    assert "do not compare" not in report(comparison(DENSE), ORIGIN, by_layer(), many_predictions(), b"")
 
 
 def test_report_shows_the_matrix_of_few_classes():
-    page = Page(render.report(comparison(DENSE), RUN, by_layer(), many_predictions(), b""))
+    page = Page(report(comparison(DENSE), ORIGIN, by_layer(), many_predictions(), b""))
     rows = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in page.rows if row and row[0].strip() in LABELS}
     assert rows == {"daisy": ["8", "", "2"], "dandelion": ["1", "5", ""], "rose": ["", "", ""]}
     shades = [float(a["style"].removeprefix("--shade:")) for tag, a in page.tags if "--shade" in a.get("style", "")]
@@ -474,14 +456,14 @@ def test_report_shows_the_matrix_of_few_classes():
 def test_report_lists_the_pairs_of_many_classes():
     labels = tuple(f"<class {i}>" for i in range(21))
     seen = predictions(*[(labels[1], labels[2])] * 3, (labels[1], labels[1]), (labels[0], labels[20]))
-    html = render.report(comparison(DENSE), dataclasses.replace(RUN, labels=labels), by_layer(), seen, b"")
+    html = report(comparison(DENSE), dataclasses.replace(ORIGIN, labels=labels), by_layer(), seen, b"")
     rows = [[cell.strip() for cell in row] for row in Page(html).rows]
     assert rows[-2:] == [["<class 1>", "<class 2>", "3", "75.0 %"], ["<class 0>", "<class 20>", "1", "100.0 %"]]
 
 
 def test_prediction_of_an_unknown_class_is_named():
     with pytest.raises(ValueError, match="'tulip'.*daisy, dandelion, rose"):
-        render.confusion(predictions(("daisy", "tulip")), LABELS)
+        confusion(predictions(("daisy", "tulip")), LABELS)
 
 
 # Release
@@ -490,14 +472,11 @@ def test_prediction_of_an_unknown_class_is_named():
 @pytest.fixture(scope="module")
 def keras_model():
     """A BiT with a random head, so that its logits differ."""
-    from bitlite.tflite import lowering
+    from bitlite.bit import network
 
-    bit = (
-        untrained("bit-test", Shape(filters=4, units=(1,), groups=2, root=3, pool=False, image_size=IMAGE_SIZE), seed=0)
-    ).with_head(LABELS, IMAGE_SIZE)
     head = f"{HEAD}/kernel"
-    kernel = np.random.default_rng(1).normal(size=bit.weights[head].shape).astype(np.float32)
-    return lowering.build(bit.with_weights({**bit.weights, head: kernel}))
+    kernel = np.random.default_rng(1).normal(size=FINETUNED.weights[head].shape).astype(np.float32)
+    return network.build(FINETUNED.with_weights({**FINETUNED.weights, head: kernel}).folded())
 
 
 @pytest.fixture(scope="module")
@@ -540,14 +519,14 @@ def photo(tmp_path):
 
 @pytest.mark.parametrize(("name", "tolerance"), [("float32", 0.001), ("uint8", 0.1), ("int8", 0.1)])
 def test_snippet_of_the_card_classifies_a_photo(name, tolerance, tflite, keras_model, photo, tmp_path):
-    card = render.model_card(comparison(DENSE), RUN, {}, tflite[name], 16)
-    release = tmp_path / "release"
-    compare.write_release(release, tflite[name], LABELS, card)
-    assert sorted(path.name for path in release.iterdir()) == ["README.md", "labels.txt", "model.tflite"]
+    card = release.card(comparison(DENSE), ORIGIN, {}, tflite[name], 16)
+    directory = tmp_path / "release"
+    release.write(directory, tflite[name], LABELS, card)
+    assert sorted(path.name for path in directory.iterdir()) == ["README.md", "labels.txt", "model.tflite"]
     (snippet,) = re.findall(r"^```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE)
-    (release / "classify.py").write_text(snippet)
+    (directory / "classify.py").write_text(snippet)
     done = subprocess.run(
-        [sys.executable, "classify.py", str(photo)], cwd=release, capture_output=True, text=True, check=True
+        [sys.executable, "classify.py", str(photo)], cwd=directory, capture_output=True, text=True, check=True
     )
 
     # EXIF orientation 6: shown turned by 90 degrees clockwise.
@@ -566,14 +545,14 @@ def test_snippet_of_the_card_classifies_a_photo(name, tolerance, tflite, keras_m
 
 def test_card_describes_the_file(tflite):
     recipe = {"seed": 7, "pruning": {"dense": {"keep": 0.5}}}
-    card = render.model_card(comparison(DENSE), RUN, recipe, tflite["uint8"], 16)
+    card = release.card(comparison(DENSE), ORIGIN, recipe, tflite["uint8"], 16)
     assert "| input | 1 × 16 × 24 × 3 | uint8 | RGB pixels 0..255, quantized: scale 1.0, zero point 0 |" in card
     assert "| output | 1 × 3 | uint8 | logits in the order of `labels.txt`, quantized: scale 0." in card
     assert "| latency of one image | 2.00 ms median, 2.50 ms 90th percentile |" in card
     assert "| measured on | Test CPU, 1 thread |" in card
     assert "```yaml\nseed: 7\npruning:\n  dense:\n    keep: 0.5\n```" in card
     assert "Apache License 2.0" in card
-    plain = render.model_card(comparison(DENSE), RUN, {}, tflite["float32"], 16)
+    plain = release.card(comparison(DENSE), ORIGIN, {}, tflite["float32"], 16)
     assert "| input | 1 × 16 × 24 × 3 | float32 | RGB pixels 0..255 |\n| output | 1 × 3 | float32 | logits in" in plain
 
 
@@ -589,7 +568,7 @@ def workspace(tmp_path, monkeypatch, tflite):
         "pruning: {dense: {method: none}, channels: {method: channels, keep: 0.25}}\n"
         "quantization: {float32: {scheme: float32}, int8: {scheme: int8, calibration_images: 9}}\n"
     )
-    variants = (
+    made = (
         DENSE,
         variant("dense-int8", size_bytes=300),
         variant("channels-float32", size_bytes=400, latency_ms_p50=1.0),
@@ -597,13 +576,13 @@ def workspace(tmp_path, monkeypatch, tflite):
         # Of a pruning that params.yaml no longer holds.
         variant("removed-int8", size_bytes=1),
     )
-    write_metrics(Path("metrics"), *variants)
-    for name in ("finetune", "prune/dense", "prune/channels"):
-        write_json(Path("metrics") / f"{name}.json", RUN.finetuned)
-    write_json(Path("models/finetuned/architecture.json"), {"image_size": IMAGE_SIZE, "labels": LABELS})
-    np.savez("models/finetuned/weights.npz", **{"resnet/a/standardized_conv2d/kernel": np.ones((1, 1, 2, 5))})
-    write_layers(Path("plots"), [v.name for v in variants], ["dense", "channels"])
-    for v in variants:
+    write_metrics(Path("metrics"), *made)
+    metrics.write(Path("metrics/finetune.json"), ORIGIN.finetuned)
+    for name in ("dense", "channels"):
+        metrics.write(Path(f"metrics/prune/{name}.json"), ORIGIN.pruned["dense"])
+    FINETUNED.save(Path("models/finetuned"))
+    write_layers(Path("plots"), [v.name for v in made], ["dense", "channels"])
+    for v in made:
         write_csv(Path("plots/evaluate") / v.name / "predictions.csv", ["actual", "predicted"], many_predictions())
         Path("models/tflite").mkdir(exist_ok=True)
         file = tflite["uint8" if v.quantization == "int8" else "float32"]
@@ -659,12 +638,12 @@ def test_stage_that_fails_leaves_the_release_as_it_was(workspace):
 
 def test_release_is_whole_or_not_at_all(tmp_path):
     (tmp_path / "model").write_bytes(b"new")
-    release = tmp_path / "release"
-    release.mkdir()
-    (release / "model.tflite").write_bytes(b"old")
+    directory = tmp_path / "release"
+    directory.mkdir()
+    (directory / "model.tflite").write_bytes(b"old")
     with pytest.raises(TypeError):
-        compare.write_release(release, tmp_path / "model", LABELS, card=None)
-    assert [(path.name, path.read_bytes()) for path in release.iterdir()] == [("model.tflite", b"old")]
+        release.write(directory, tmp_path / "model", LABELS, card=None)
+    assert [(path.name, path.read_bytes()) for path in directory.iterdir()] == [("model.tflite", b"old")]
 
 
 def test_stage_imports_neither_tensorflow_nor_pyplot():

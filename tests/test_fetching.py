@@ -149,7 +149,7 @@ def test_killed_download_is_continued_by_the_next():
         killed.wait(60)
 
     with server(lambda handler: (file if killed.is_set() else stalls_half_way)(handler)) as (address, _):
-        code = f"from stages.bit.fetching import fetched\nwith fetched('{address}/BiT.npz'): pass"
+        code = f"from bitlite.backbones.fetching import fetched\nwith fetched('{address}/BiT.npz'): pass"
         process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)})
         while not any(path.stat().st_size for path in Path("data/downloads").glob("*.part")):
             assert process.poll() is None

@@ -8,7 +8,7 @@ import tensorflow as tf
 from numpy.lib.stride_tricks import sliding_window_view
 
 from benchmarks.hub import HubModule
-from bitlite.backbones.backbones import fetch
+from bitlite.backbones.backbone import fetch
 from bitlite.bit import network
 from bitlite.bit.names import HEAD
 from bitlite.bit.shapes import BIT_TINY, Shape

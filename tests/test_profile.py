@@ -10,8 +10,10 @@ from ai_edge_litert.interpreter import Interpreter
 
 from bitlite.bit.shapes import Shape
 from bitlite.bit.weights import untrained
-from bitlite.profiling import profile
-from bitlite.profiling.profile import Event, Operator, Recording
+from bitlite.profiling import operators, profile
+from bitlite.profiling.litert_c import Event
+from bitlite.profiling.operators import Operator
+from bitlite.profiling.profile import Recording
 from bitlite.tflite import conversion
 from bitlite.workflow.params import Int8, Scheme
 
@@ -45,7 +47,7 @@ def saved(path, function, *shape):
 
 def rows_of(path, image_size=SIZE, threads=1):
     image = np.random.default_rng(1).integers(256, size=(*image_size, 3), dtype=np.uint8)
-    return list(profile.layers(profile.operators(path), profile.record(path, image, threads=threads, rounds=3)))
+    return list(profile.layers(operators.read(path), profile.record(path, image, threads=threads, rounds=3)))
 
 
 # Layers
@@ -97,13 +99,13 @@ def test_time_goes_to_the_layer_that_works_most(tmp_path, large):
 
     path = saved(tmp_path / "model.tflite", parallel, 1, 48, 48, 1)
     image = np.ones((48, 48, 1), np.uint8)
-    rows = profile.layers(profile.operators(path), profile.record(path, image, threads=1, rounds=3))
+    rows = profile.layers(operators.read(path), profile.record(path, image, threads=1, rounds=3))
     shares = {row["layer"]: row["time_share"] for row in rows if row["type"] == "conv"}
     assert sorted(shares) == ["0/conv2d", "1/conv2d", "2/conv2d"]
     assert max(shares, key=shares.get) == f"{large}/conv2d" and max(shares.values()) > 0.7
 
 
-def operators(*types_and_layers):
+def served(*types_and_layers):
     return [Operator(node, kind, layer, (), None) for node, (kind, layer) in enumerate(types_and_layers)]
 
 
@@ -112,7 +114,7 @@ def ran(*names, microseconds=1.0):
 
 
 def test_events_of_operators_that_xnnpack_joins_splits_and_adds():
-    file = operators(
+    file = served(
         ("MEAN", "norm"), ("MUL", "norm"), ("MEAN", "norm"), ("SUB", "norm"), ("MUL", "norm"), ("ADD", "norm"),
         ("PAD", "b/conv"), ("CONV_2D", "b/conv"), ("ADD", "add"), ("MEAN", "next"), ("CONV_2D", "c/conv"),
     )  # fmt: skip
@@ -133,13 +135,13 @@ def test_events_of_operators_that_xnnpack_joins_splits_and_adds():
 
 
 def test_an_event_is_not_sought_past_the_next_convolution():
-    file = operators(("MUL", "a"), ("CONV_2D", "a/conv"), ("MUL", "b"), ("CONV_2D", "b/conv"))
+    file = served(("MUL", "a"), ("CONV_2D", "a/conv"), ("MUL", "b"), ("CONV_2D", "b/conv"))
     events = ran("Multiply (ND)", "Multiply (ND)", "Convolution", "Multiply (ND)", "Convolution")
     assert profile.layers_of(file, events) == ["a", "a", "a/conv", "b", "b/conv"]
 
 
 def test_what_xnnpack_rounds_away_is_spread_evenly():
-    file = operators(("MUL", "a"), ("CONV_2D", "b/conv2d"))
+    file = served(("MUL", "a"), ("CONV_2D", "b/conv2d"))
     events = [Event("Multiply (ND)", None, 1.0), Event("Convolution", None, 3.0)]
     shares = [row["time_share"] for row in profile.layers(file, Recording(events, 10.0))]
     assert shares == pytest.approx([0.4, 0.6])
@@ -160,7 +162,7 @@ def test_what_xnnpack_does_not_take_is_named(tmp_path):
             return tf.exp(x, name="output/exp")
 
     path = saved(tmp_path / "model.tflite", cumulative, 1, *SIZE, 3)
-    file = profile.operators(path)
+    file = operators.read(path)
     recording = profile.record(path, np.ones((*SIZE, 3), np.uint8), threads=1, rounds=1)
     assert {row["layer"]: row["delegate"] for row in profile.layers(file, recording)} == {
         "before": "xnnpack", "sums": "CUMSUM of float32", "after": "xnnpack",
@@ -173,7 +175,7 @@ def test_what_xnnpack_does_not_take_is_named(tmp_path):
 @pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int8", "winograd"])
 def test_delegated_operators_are_those_of_the_interpreter(files, scheme):
     path = files[scheme]
-    file = profile.operators(path)
+    file = operators.read(path)
     recording = profile.record(path, np.zeros((*SIZE, 3), np.uint8), threads=1, rounds=1)
     # Not fused, each operator that the interpreter delegates becomes a delegate of the same outputs.
     interpreter = Interpreter(str(path), experimental_disable_delegate_node_fusion=True)
@@ -187,5 +189,5 @@ def test_delegated_operators_are_those_of_the_interpreter(files, scheme):
 
 
 def test_profiling_needs_no_tensorflow():
-    code = "import sys, stages.tflite.profile; print('tensorflow' in sys.modules)"
+    code = "import sys, bitlite.profiling.profile; print('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

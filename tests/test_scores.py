@@ -52,3 +52,10 @@ def test_predictions():
 def test_predictions_refuse_labels_of_other_images():
     with pytest.raises(ValueError):
         list(scores.predictions(np.zeros((2, 3)), np.zeros(3, int), "abc"))
+
+
+def test_agreement_is_of_predictions_right_or_wrong():
+    some, others = ([{"actual": "a", "predicted": predicted} for predicted in row] for row in ("aabb", "abba"))
+    assert scores.agreement(some, others) == 0.5
+    with pytest.raises(ValueError):
+        scores.agreement(some, others[:3])

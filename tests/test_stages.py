@@ -283,27 +283,6 @@ def test_benchmark():
     assert sorted(row["layer"] for row in rows if row["type"] == "conv") == sorted(convolutions)
 
 
-@pytest.mark.parametrize(
-    "cpuinfo, expected",
-    [
-        (
-            "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fma avx2 avx512bw avx512_vnni\n",
-            "AMD EPYC (AVX-512 VNNI)",
-        ),
-        ("processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fma avx2\n", "AMD EPYC (AVX2)"),
-        ("processor\t: 0\nmodel name\t: Atom\nflags\t\t: sse2 notavx2\n", "Atom"),
-        ("processor\t: 0\nmodel name\t: Neoverse-N1\nFeatures\t: asimd asimddp\n", "Neoverse-N1 (dot product)"),
-    ],
-)
-def test_cpu_tells_machines_of_one_name_apart(cpuinfo, expected, tmp_path):
-    (tmp_path / "cpuinfo").write_text(cpuinfo)
-    assert benchmark.cpu(tmp_path / "cpuinfo") == expected
-
-
-def test_cpu_without_cpuinfo_is_named(tmp_path):
-    assert benchmark.cpu(tmp_path / "none")
-
-
 def test_auto_sizes_follow_the_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     encoded = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What has an address, as a local path: files that arrive whole or not at all, and TF Hub's modules."""
+"""Local copies of files and TF Hub modules at an address. A file arrives whole or not at all."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import requests
 from tqdm import tqdm
 
-from bitlite.workflow.errors import InputError
+from bitlite.workflow.errors import InputError, one_line
 
 # Files of gigabytes are kept: DVC runs a stage again when its code changes, and after a wrong parameter.
 DOWNLOADS = Path("data/downloads")
@@ -24,7 +24,7 @@ TIMEOUT_S = 10
 # Fruitless retries of a connection that broke, the first after WAIT_S seconds, each further one after twice as many.
 RETRIES = 3
 WAIT_S = 1
-# Bytes that are written at once: of what has arrived when a connection breaks, less than that is lost.
+# Bytes that are written at once: a connection that breaks loses fewer.
 CHUNK = 2**16
 
 
@@ -32,10 +32,10 @@ CHUNK = 2**16
 def fetched(address: str) -> Iterator[Path]:
     """The local copy of the file at `address`, from data/downloads or else from the network.
 
-    A block that raises ValueError has found the copy to be of no use: it is removed. What has arrived when a connection
-    breaks for good or the process dies lies beside it as NAME.part, and the next call continues it.
+    A block that raises ValueError has found the copy to be of no use: it is removed. When a connection breaks for good
+    or the process dies, the bytes that have arrived stay beside it as NAME.part, and the next call continues them.
 
-    Raises InputError naming the address if the file can't be fetched or is not what the server's digest says.
+    Raises InputError naming the address if the file can't be fetched or does not have the server's digest.
     """
     digest = hashlib.sha256(address.encode()).hexdigest()[:8]
     path = DOWNLOADS / f"{digest}-{Path(urlsplit(address).path).name}"
@@ -72,15 +72,14 @@ def resolved(handle: str) -> Path:
 
 
 def _unreachable(address: str, error: BaseException) -> InputError:
-    reason = " ".join(str(error).split()) or type(error).__name__
     return InputError(
-        f"{address} can't be fetched ({reason}); try again, or download it elsewhere and give its path as "
+        f"{address} can't be fetched ({one_line(error)}); try again, or download it elsewhere and give its path as "
         "backbone.source"
     )
 
 
 def _cause(error: BaseException) -> BaseException:
-    # requests wraps what happened several times over, with texts of several lines' length.
+    # requests wraps the error that happened several times over, with texts of several lines.
     return _cause(error.__context__) if error.__context__ else error
 
 
@@ -103,7 +102,7 @@ def _download(address: str, partial: Path) -> None:
 
 
 def _transfer(address: str, partial: Path) -> str | None:
-    """One request for what `partial` lacks, or for all if the server can't continue or its file has changed.
+    """One request for the bytes that `partial` lacks, or for all if the server can't continue or its file has changed.
 
     Returns the base64 MD5 digest of the whole file that Google Cloud Storage sends, if it does.
     """

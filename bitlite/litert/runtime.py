@@ -1,13 +1,19 @@
 """Running and inspecting .tflite files with LiteRT. No TensorFlow."""
 
 import math
+import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from tqdm import tqdm
+
+# Interpreters side by side, of which each holds the file's weights once more, take no more bytes for them than this.
+WEIGHTS_BYTES = 2 * 10**9
 
 
 class Classifier:
@@ -45,6 +51,26 @@ class Classifier:
             self.interpreter.invoke()
             taken[run] = time.perf_counter() - start
         return taken[warmup_runs:] * 1000
+
+
+def logits(path: Path, pixels: np.ndarray) -> np.ndarray:
+    """The same as `Classifier.logits` of the file at `path`, from one interpreter on each processor.
+
+    They share the images. For small networks that is faster than one interpreter of several threads, which wait for
+    each other after every operator.
+    """
+    own = threading.local()
+
+    def start() -> None:
+        own.classifier = Classifier(path)
+
+    def run(number: int) -> np.ndarray:
+        return own.classifier._run(pixels[number][None])
+
+    count = max(1, min(os.cpu_count(), WEIGHTS_BYTES // path.stat().st_size))
+    with ThreadPoolExecutor(count, initializer=start) as threads:
+        found = threads.map(run, range(len(pixels)))
+        return np.stack(list(tqdm(found, "classify", len(pixels), leave=False, disable=None)))
 
 
 def sparsity(path: Path) -> float:

@@ -12,7 +12,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from bitlite.report.variants import KIND, Comparison, Variant, milliseconds, percent, size
+from bitlite.report.text import milliseconds, percent, size
+from bitlite.report.variants import Comparison, Variant
 
 # Okabe & Ito, "Color Universal Design" (2008), without yellow, which white paper swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -79,7 +80,7 @@ def _styles(comparison: Comparison) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _bound(comparison: Comparison) -> float:
-    return comparison.baseline.accuracy - comparison.max_accuracy_drop
+    return comparison.baseline.accuracy - comparison.rule.max_accuracy_drop
 
 
 def _scale_accuracy(axes: Axes, comparison: Comparison) -> float:
@@ -196,7 +197,7 @@ def _box(axes: Axes, points: Sequence[Point], margin: float) -> Bbox:
 
 
 def _shifted(extent: Bbox, place: tuple[tuple[int, int], float], dpi: float) -> Bbox:
-    """The pixels of a label at `place`, from those of the label whose lower left corner is on the marker."""
+    """The pixels of a label at `place`; `extent` is the label with its lower left corner on the marker."""
     (dx, dy), reach = place
     pixels = reach * dpi / 72
     return extent.translated(dx * pixels + (dx - 1) / 2 * extent.width, dy * pixels + (dy - 1) / 2 * extent.height)
@@ -222,9 +223,9 @@ def _write_title(figure: Figure, comparison: Comparison) -> None:
     figure.text(0.012, 0.93, headline, fontsize=14, fontweight="bold", color=INK)
     machines = comparison.machines
     where = machines[0] if len(machines) == 1 else f"{len(machines)} different machines"
-    points = f"{100 * comparison.max_accuracy_drop:g} points"
-    kind = KIND[comparison.objective]
-    rule = f"the {kind} within {points} of {comparison.baseline_name} on validation; latency on {where}"
+    points = f"{100 * comparison.rule.max_accuracy_drop:g} points"
+    best, baseline = comparison.best, comparison.rule.baseline
+    rule = f"the {best} within {points} of {baseline} on validation; latency on {where}"
     figure.text(0.012, 0.875, rule, fontsize=9.5, color=FAINT)
 
 
@@ -246,7 +247,7 @@ def _add_legend(figure: Figure, comparison: Comparison) -> None:
         entry("misses the bound*", marker="o", markerfacecolor="white", color=FAINT, markeredgewidth=1.6),
         entry("Pareto front", linestyle="-", color=FRONT, linewidth=1.8),
         entry(
-            f"{100 * comparison.max_accuracy_drop:g} points below baseline",
+            f"{100 * comparison.rule.max_accuracy_drop:g} points below baseline",
             linestyle=(0, (3, 2)), color=FAINT, linewidth=1.2,
         ),
     ]  # fmt: skip

@@ -1,45 +1,30 @@
-"""The variants' metrics, and the choice among them. Pure, but for the reading of metrics files."""
+"""The variants with their metrics, and the choice among them."""
 
-import dataclasses
-import json
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from bitlite.workflow.errors import InputError
+from bitlite.report.text import milliseconds, percent, size, three_digits
+from bitlite.workflow import metrics
+from bitlite.workflow.params import Compare
 
 # Two-sided 95 % of a normal distribution.
 Z95 = 1.959964
 # Accuracies are counts over a number of images: far coarser than this, which is far coarser than rounding.
 ROUNDING = 1e-9
 
-EVALUATION = ("accuracy", "top5_accuracy", "validation_accuracy", "agreement", "size_bytes", "gzip_bytes", "sparsity")
-BENCHMARK = ("latency_ms_p50", "latency_ms_p90", "peak_memory_mb", "delegated", "threads")
 TRADEOFF_COLUMNS = (
     "variant", "pruning", "quantization", "accuracy", "validation_accuracy", "agreement", "size_bytes", "gzip_bytes",
     "sparsity", "latency_ms_p50", "latency_ms_p90", "peak_memory_mb", "pareto", "selected",
 )  # fmt: skip
-MODEL = ("accuracy", "top5_accuracy", "parameters", "sparsity", "macs")
 
 
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """What was measured of one .tflite file. Shares are in 0..1; `cpu` names the machine behind the latencies."""
+@dataclass(frozen=True, kw_only=True)
+class Variant(metrics.Evaluation, metrics.Timing):
+    """A .tflite file by name, P-Q, with all that was measured of it."""
 
     name: str
-    accuracy: float
-    top5_accuracy: float
-    validation_accuracy: float
-    agreement: float
-    size_bytes: int
-    gzip_bytes: int
-    sparsity: float
-    latency_ms_p50: float
-    latency_ms_p90: float
-    peak_memory_mb: float
-    delegated: float
-    threads: int
-    cpu: str
 
     @property
     def pruning(self) -> str:
@@ -55,48 +40,60 @@ class Variant:
         return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
 
 
+def read(names: Iterable[str], directory: Path) -> tuple[Variant, ...]:
+    """The variants of these names from `directory`/evaluate and /benchmark, where others may lie too.
+
+    Raises InputError as `metrics.read` does.
+    """
+
+    def variant(name: str) -> Variant:
+        evaluation = metrics.read(directory / "evaluate" / f"{name}.json", metrics.Evaluation)
+        timing = metrics.read(directory / "benchmark" / f"{name}.json", metrics.Timing)
+        return Variant(name=name, **vars(evaluation), **vars(timing))
+
+    return tuple(variant(name) for name in names)
+
+
+# For each objective, a number of which the best variant has the lowest, and the name for that variant.
 OBJECTIVES = {
     "size": lambda variant: variant.size_bytes,
     "latency": lambda variant: variant.latency_ms_p50,
     "accuracy": lambda variant: -variant.validation_accuracy,
 }
-# What the best by each objective is called.
-KIND = {"size": "smallest", "latency": "fastest", "accuracy": "most accurate"}
+BEST = {"size": "smallest", "latency": "fastest", "accuracy": "most accurate"}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Comparison:
-    """The variants and the rule that chooses among them.
-
-    baseline_name: one of the variants; its validation accuracy sets the bound for the others.
-    max_accuracy_drop: how far validation accuracy may lie below the baseline's, 0..1.
-    objective: a key of OBJECTIVES.
-    """
+    """The variants, among them the baseline, and the rule that chooses one."""
 
     variants: tuple[Variant, ...]
-    baseline_name: str
-    max_accuracy_drop: float
-    objective: str
+    rule: Compare
 
     @property
     def baseline(self) -> Variant:
-        return next(v for v in self.variants if v.name == self.baseline_name)
+        return next(v for v in self.variants if v.name == self.rule.baseline)
 
     @property
     def qualified(self) -> tuple[Variant, ...]:
-        """Those accurate enough on validation, the baseline among them: test images have no part in the choice."""
-        bound = self.baseline.validation_accuracy - self.max_accuracy_drop - ROUNDING
+        """The variants accurate enough on validation, the baseline among them: test images have no part in it."""
+        bound = self.baseline.validation_accuracy - self.rule.max_accuracy_drop - ROUNDING
         return tuple(v for v in self.variants if v.validation_accuracy >= bound)
 
     @property
     def selected(self) -> Variant:
         """The best of the qualified by the objective; of equals the smaller, then the first by name."""
-        best = OBJECTIVES[self.objective]
-        return min(self.qualified, key=lambda v: (best(v), v.size_bytes, v.name))
+        cost = OBJECTIVES[self.rule.objective]
+        return min(self.qualified, key=lambda v: (cost(v), v.size_bytes, v.name))
+
+    @property
+    def best(self) -> str:
+        """In which respect the selected is the best: smallest, fastest or most accurate."""
+        return BEST[self.rule.objective]
 
     @property
     def pareto(self) -> tuple[Variant, ...]:
-        """Those that no other variant dominates."""
+        """The variants that no other one dominates."""
         return tuple(v for v in self.variants if not any(other.dominates(v) for other in self.variants))
 
     @property
@@ -105,56 +102,18 @@ class Comparison:
         return sorted({f"{v.cpu}, {v.threads} thread{'s' if v.threads > 1 else ''}" for v in self.variants})
 
 
-def read_variants(names: Iterable[str], metrics: Path) -> tuple[Variant, ...]:
-    """The variants called `names` from `metrics`/evaluate and /benchmark; other files there are left alone.
-
-    Raises InputError as `read_metrics` does.
-    """
-    return tuple(
-        Variant(
-            name,
-            **read_metrics(metrics / "evaluate" / f"{name}.json", EVALUATION),
-            **read_metrics(metrics / "benchmark" / f"{name}.json", BENCHMARK, texts=("cpu",)),
-        )
-        for name in names
-    )
-
-
-def read_metrics(path: Path, numbers: Iterable[str], texts: Iterable[str] = ()) -> dict:
-    """The values of the keys `numbers` and `texts` in a JSON file, which may hold more.
-
-    Raises InputError, naming the file and what makes it, if it is missing, is no JSON or lacks a key.
-    """
-    try:
-        content = json.loads(path.read_text())
-        wrong = [key for key in numbers if not _is_number(content.get(key))]
-        wrong += [key for key in texts if not isinstance(content.get(key), str)]
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: run `dvc repro`") from None
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} holds no metrics ({error}): delete it and run `dvc repro`") from error
-    if wrong:
-        found = f"{content[wrong[0]]!r} as" if wrong[0] in content else "no"
-        raise InputError(f"{path} holds {found} {wrong[0]}: delete it and run `dvc repro`")
-    return {key: content[key] for key in (*numbers, *texts)}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def summary(comparison: Comparison) -> dict:
-    """metrics/summary.json: the selected variant, alone and against the baseline."""
+def summary(comparison: Comparison) -> metrics.Summary:
+    """The selected variant, alone and against the baseline."""
     selected, baseline = comparison.selected, comparison.baseline
-    return {
-        "selected": selected.name,
-        "accuracy": selected.accuracy,
-        "accuracy_drop": baseline.accuracy - selected.accuracy,
-        "size_bytes": selected.size_bytes,
-        "size_ratio": selected.size_bytes / baseline.size_bytes,
-        "latency_ms_p50": selected.latency_ms_p50,
-        "speedup": baseline.latency_ms_p50 / selected.latency_ms_p50,
-    }
+    return metrics.Summary(
+        selected=selected.name,
+        accuracy=selected.accuracy,
+        accuracy_drop=baseline.accuracy - selected.accuracy,
+        size_bytes=selected.size_bytes,
+        size_ratio=selected.size_bytes / baseline.size_bytes,
+        latency_ms_p50=selected.latency_ms_p50,
+        speedup=baseline.latency_ms_p50 / selected.latency_ms_p50,
+    )
 
 
 def tradeoff_rows(comparison: Comparison) -> list[dict]:
@@ -183,6 +142,32 @@ def table(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
+def choice(comparison: Comparison) -> str:
+    """The selection and its reason as one sentence."""
+    selected, compared = comparison.selected, summary(comparison)
+    name, smaller = selected.name, _times(compared.size_ratio, "smaller", "larger")
+    faster, fewer = _times(1 / compared.speedup, "faster", "slower"), _points(compared.accuracy_drop)
+    if selected == comparison.baseline:
+        name, smaller, faster, fewer = f"{name}, the baseline,", "", "", ""
+    return (
+        f"{name} is the {comparison.best} among the {len(comparison.qualified)} of "
+        f"{len(comparison.variants)} variants whose validation accuracy is at most "
+        f"{100 * comparison.rule.max_accuracy_drop:g} points below that of {comparison.rule.baseline}: "
+        f"{size(selected.size_bytes)}{smaller}, {milliseconds(selected.latency_ms_p50)} an image{faster}, "
+        f"{percent(selected.accuracy)} of the test images right{fewer}."
+    )
+
+
+def _times(ratio: float, less: str, more: str) -> str:
+    text = three_digits(max(ratio, 1 / ratio))
+    return " (the same)" if text == "1.00" else f" ({text} times {less if ratio < 1 else more})"
+
+
+def _points(drop: float) -> str:
+    text = f"{abs(100 * drop):.1f}"
+    return " (the same)" if text == "0.0" else f" ({text} points {'less' if drop > 0 else 'more'})"
+
+
 def wilson(share: float, count: int) -> tuple[float, float]:
     """Wilson's 95 % interval for a `share` (0..1) observed in `count` > 0 trials.
 
@@ -192,27 +177,3 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     radius = Z95 * math.sqrt(share * (1 - share) / count + Z95**2 / (4 * count**2))
     scale = 1 + Z95**2 / count
     return max(0.0, (centre - radius) / scale), min(1.0, (centre + radius) / scale)
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def size(count: float) -> str:
-    """A number of bytes to three digits, in decimal units as shops and app stores use them."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{three_digits(count / scale)} {unit}"
-    return f"{count} B"
-
-
-def milliseconds(value: float) -> str:
-    return f"{three_digits(value)} ms"
-
-
-def three_digits(value: float) -> str:
-    """`value` >= 0 without an exponent: 0.0123, 1.23, 12.3, 1230."""
-    if value == 0:
-        return "0"
-    decimals = 2 - math.floor(math.log10(value))
-    return f"{round(value, decimals):.{max(0, decimals)}f}"

@@ -1,6 +1,5 @@
-"""A folder that holds one folder of images for each class: what is in it, and what is wrong with it."""
+"""A folder that holds one folder of images for each class, checked file by file."""
 
-import hashlib
 import io
 import sys
 from collections import Counter, defaultdict
@@ -11,17 +10,17 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
-from bitlite.images.dataset import Entry
-from bitlite.workflow.errors import InputError
+from bitlite.sources.source import Entry, Source, digest, png
+from bitlite.workflow.errors import InputError, listed
 
-# What file managers leave behind, besides hidden files. Every other file is taken for an image.
+# Files that file managers leave behind, besides hidden ones. Every other file is taken for an image.
 LITTER = {"desktop.ini", "ehthumbs.db", "thumbs.db"}
 
 
-def scan(folder: Path, *, skip: bool) -> tuple[tuple[str, ...], list[Entry]]:
-    """Class names and images of `folder`, by path. Every file is decoded to see that it can be; none stays in memory.
+def source(folder: Path, *, skip: bool) -> Source:
+    """The images of `folder` in one split train, by path. Every file is decoded to see that it can be.
 
-    Raises InputError that lists all that is wrong: files that can't be read as images, images that stand under several
+    Raises InputError that lists all problems: files that can't be read as images, images that stand under several
     classes, classes without images, fewer than two classes, class names that differ only in case. With `skip` the
     first three, with all copies of such an image, are left out and printed instead.
     """
@@ -48,21 +47,15 @@ def scan(folder: Path, *, skip: bool) -> tuple[tuple[str, ...], list[Entry]]:
     for problem in avoidable:
         print(f"{folder}: left out {problem}", file=sys.stderr)
     label_of = {name: label for label, name in enumerate(classes)}
-    return tuple(classes), [entry._replace(label=label_of[names[entry.label]]) for entry in usable]
+    train = [entry._replace(label=label_of[names[entry.label]]) for entry in usable]
+    return Source(tuple(classes), {"train": train}, lambda _, chosen: ((_encoded_again(e), e.label) for e in chosen))
 
 
-def encoded(entry: Entry) -> bytes:
-    """The image as an upright RGB JPEG or PNG; the file's own bytes where they are that already."""
+def _encoded_again(entry: Entry) -> bytes:
+    """The image as it was encoded when the folder was checked."""
     content = entry.where.read_bytes()
-    # Bytes that `scan` took as they are need no second decoding.
-    return content if _digest(content) == entry.digest else _encoded(content)
-
-
-def listed(items: Iterable, most: int = 10) -> str:
-    """The first items in one line, and how many more there are."""
-    names = [str(item) for item in items]
-    more = [f"and {len(names) - most} more"] if len(names) > most else []
-    return ", ".join(names[:most] + more)
+    # Bytes that were taken as they are need no second decoding.
+    return content if digest(content) == entry.digest else _encoded(content)
 
 
 def _told(problems: dict[str, list]) -> list[str]:
@@ -77,29 +70,26 @@ def _files(folder: Path) -> Iterable[Path]:
 
 
 def _checked(files: list[tuple[Path, int]]) -> tuple[list[Entry], list[Path]]:
-    """Those that are images, and those that are not."""
+    """The files that are images, and those that are not."""
     entries, unreadable = [], []
     for path, label in tqdm(files, "check", disable=None):
         try:
-            entries.append(Entry(path, label, _digest(_encoded(path.read_bytes()))))
+            entries.append(Entry(path, label, digest(_encoded(path.read_bytes()))))
         except Exception:  # Pillow's decoders raise whatever a damaged file makes them stumble over
             unreadable.append(path)
     return entries, unreadable
 
 
 def _under_several_classes(entries: list[Entry]) -> list[Entry]:
-    """Those with a copy under another class, copies next to each other."""
+    """The entries that have a copy under another class, copies next to each other."""
     copies = defaultdict(list)
     for entry in entries:
         copies[entry.digest].append(entry)
     return [entry for same in copies.values() if len({entry.label for entry in same}) > 1 for entry in same]
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()
-
-
 def _encoded(content: bytes) -> bytes:
+    """An image file as an upright RGB JPEG or PNG: its own bytes if it is that already."""
     with Image.open(io.BytesIO(content)) as image:
         image.load()
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
@@ -109,10 +99,3 @@ def _encoded(content: bytes) -> bytes:
     if upright.mode.startswith("I;16"):  # 16-bit grey, which Pillow's convert would clip at 255
         upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
     return png(upright)
-
-
-def png(image: Image.Image) -> bytes:
-    """`image` as an RGB PNG."""
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "PNG")
-    return buffer.getvalue()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitlite.images.dataset import Pixels
+from bitlite.images.pixels import Pixels
 from bitlite.training.recipe import Recipe
 
 # The pixel that the network's normalisation makes 0.

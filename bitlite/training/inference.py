@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from bitlite.images.dataset import Pixels
+from bitlite.images.pixels import Pixels
 from bitlite.training.batches import Batch
 
 PREDICTION_BATCH = 256

@@ -1,1 +1,1 @@
-"""What every stage shares: params.yaml, paths, files, metrics, errors."""
+"""Shared by all stages: params.yaml, paths, files, metrics, errors."""

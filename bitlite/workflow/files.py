@@ -18,7 +18,7 @@ import numpy as np
 def whole(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, to be written as a file or made a directory; it becomes `path` on success.
 
-    If the block raises, or the process dies, what `path` held before stays as it was.
+    If the block raises, or the process dies, `path` stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_abandoned(path)
@@ -34,7 +34,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove the file, if there is one, and what processes that were killed left of it."""
+    """Remove the file, if there is one, and the scratch of killed processes that wrote it."""
     path.unlink(missing_ok=True)
     _clear_abandoned(path)
 
@@ -51,6 +51,12 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             return {name: arrays[name] for name in arrays.files}
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"no .npz file, or a damaged one: {error}") from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` as it is."""
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, content: Mapping) -> None:

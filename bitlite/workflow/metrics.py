@@ -1,6 +1,6 @@
 """The metrics that stages write: one record for each kind of JSON file below metrics/.
 
-The writer and every reader of a file share its record, so a key is spelt here and nowhere else.
+The stage that writes a file and everything that reads it share its record.
 """
 
 import json
@@ -43,10 +43,10 @@ class PrunedScores(ModelScores):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics/evaluate/P-Q.json: what a .tflite file gets right, and its size.
+    """metrics/evaluate/P-Q.json: accuracy and size of a .tflite file.
 
     accuracy, top5_accuracy: shares of the test images, 0..1. validation_accuracy: share of the validation images.
-    agreement: share of the test images whose highest logit is that of the fine-tuned, unconverted model, 0..1.
+    agreement: share of the test images, 0..1, that it puts in the same class as the fine-tuned, unconverted model.
     size_bytes, gzip_bytes: the file as it is, and after gzip. sparsity: share of zeros in its kernels, 0..1.
     """
 
@@ -64,7 +64,7 @@ class Timing:
     """metrics/benchmark/P-Q.json: how fast a .tflite file runs, one image at a time.
 
     latency_ms_p50, latency_ms_p90: median and 90th percentile of the milliseconds that an image takes.
-    peak_memory_mb: what loading and running the file added to the process, in 10^6 bytes.
+    peak_memory_mb: 10^6 bytes by which the process grew while it loaded and ran the file.
     delegated: share of the file's operators that XNNPACK runs, 0..1.
     threads: of LiteRT. cpu: the machine's processor.
     """
@@ -102,7 +102,7 @@ def write(path: Path, record: object) -> None:
 def read(path: Path, kind: type[Record]) -> Record:
     """The record of this kind in a JSON file, which may hold more.
 
-    Raises InputError, naming the file and what makes it, if it is missing, is no JSON or lacks a key.
+    Raises InputError naming the file and the command that makes it, if it is missing, is no JSON or lacks a key.
     """
     types = {field.name: field.type for field in fields(kind)}
     try:

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from bitlite.workflow.errors import InputError
+from bitlite.workflow.errors import InputError, one_line
 
 Auto = Literal["auto"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -258,11 +258,11 @@ def load(path: Path = Path("params.yaml")) -> Params:
         # DVC reads YAML 1.2; PyYAML reads 1.1, where 1e-3 is a string and `on` a boolean.
         content = YAML(typ="safe", pure=True).load(path)
     except (OSError, ValueError, YAMLError) as error:
-        sys.exit(f"{path} cannot be read: {' '.join(str(error).split())}")
+        sys.exit(f"{path} cannot be read: {one_line(error)}")
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        sys.exit(f"{path}: {' '.join(_first_problem(error, content).split())}")
+        sys.exit(f"{path}: {one_line(_first_problem(error, content))}")
 
 
 def _first_problem(error: ValidationError, content: Any) -> str:

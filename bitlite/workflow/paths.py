@@ -1,4 +1,4 @@
-"""Where stages meet: the paths of what they write, as dvc.yaml lists them."""
+"""Where stages meet: the paths of their outputs, as dvc.yaml lists them."""
 
 from pathlib import Path
 
@@ -13,5 +13,5 @@ TFLITE = Path("models/tflite")
 RELEASE = Path("models/release")
 METRICS = Path("metrics")
 PLOTS = Path("plots")
-# What the fine-tuned, unconverted model says of each test image.
+# The class that the fine-tuned, unconverted model gives each test image.
 FINETUNED_PREDICTIONS = PLOTS / "finetune" / "predictions.csv"

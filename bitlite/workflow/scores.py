@@ -1,6 +1,6 @@
 """Scores of a classifier from its logits [images, classes] and the labels [images]. NumPy only."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -17,3 +17,8 @@ def predictions(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) ->
     """A row an image, for DVC's confusion plot: names of the class it shows and of the highest logit."""
     for actual, predicted in zip(labels, np.argmax(logits, axis=1), strict=True):
         yield {"actual": names[actual], "predicted": names[predicted]}
+
+
+def agreement(some: Sequence[Mapping[str, str]], others: Sequence[Mapping[str, str]]) -> float:
+    """Share of images, 0..1, whose predicted class is the same in both `predictions` of the same images."""
+    return float(np.mean([one["predicted"] == other["predicted"] for one, other in zip(some, others, strict=True)]))

@@ -1,23 +1,16 @@
 """Backbones by name: the embedded bit-tiny, Google's published models, or weights from a file or an address."""
 
-import gzip
-import tarfile
-import tempfile
-import zlib
 from collections import Counter
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 
-from bitlite.backbones.fetching import fetched, resolved
+from bitlite.backbones.reading import SOURCES, read, readable
 from bitlite.bit.names import HEAD, ROOT, units
 from bitlite.bit.shapes import BIT_TINY, FILTERS, Shape, published
 from bitlite.bit.weights import Architecture, Bit, untrained
 from bitlite.workflow.errors import InputError
-from bitlite.workflow.files import read_npz
 from bitlite.workflow.params import Backbone
 
 EMBEDDED = Path(__file__).parents[2] / "pretrain" / "bit-tiny.npz"
@@ -27,9 +20,6 @@ PUBLISHED = {
     for form in ("S-{}", "M-{}", "M-{}-ILSVRC2012")
     for model in map(form.format, ("R50x1", "R50x3", "R101x1", "R101x3", "R152x2", "R152x4"))
 }
-SOURCES = (
-    "the address or path of an .npz, a SavedModel's directory or .tar.gz, or a TF Hub or Kaggle handle (https://...)"
-)
 
 
 def fetch(params: Backbone, *, seed: int = 0) -> Bit:
@@ -42,11 +32,11 @@ def fetch(params: Backbone, *, seed: int = 0) -> Bit:
     if name == "bit-tiny-untrained" and not params.source:
         return untrained(name, BIT_TINY, seed=seed)
     source = params.source or {"bit-tiny": str(EMBEDDED), **PUBLISHED}.get(name, name)
-    if not (_is_address(source) or _is_npz(source) or _is_archive(source) or Path(source).is_dir()):
+    if not readable(source):
         if params.source:
             raise InputError(f"backbone.source is {source!r}: allowed are {SOURCES}")
         raise InputError(f"backbone.name is {name!r}: allowed are bit-tiny, {', '.join(PUBLISHED)}, or {SOURCES}")
-    return _from_weights(name, source, _read(source))
+    return _from_weights(name, source, read(source))
 
 
 def _from_weights(name: str, source: str, weights: dict[str, np.ndarray]) -> Bit:
@@ -95,76 +85,3 @@ def _check_name(name: str, source: str, shape: Shape) -> None:
 
 def _described(shape: Shape) -> str:
     return f"{'-'.join(map(str, shape.units))} units of width {shape.filters / FILTERS:g}"
-
-
-# Reading
-
-
-def _is_address(source: str) -> bool:
-    return source.startswith(("http://", "https://"))
-
-
-def _file_name(source: str) -> str:
-    return urlsplit(source).path if _is_address(source) else source
-
-
-def _is_npz(source: str) -> bool:
-    return _file_name(source).endswith(".npz")
-
-
-def _is_archive(source: str) -> bool:
-    return _file_name(source).endswith((".tar.gz", ".tgz"))
-
-
-def _read(source: str) -> dict[str, np.ndarray]:
-    """The weights at `source` under BiT's names. Raises InputError naming it if it can't be fetched or read."""
-    read = read_npz if _is_npz(source) else _read_archive if _is_archive(source) else _read_saved_model
-    if not _is_address(source):
-        place = nullcontext(Path(source))
-    elif read is _read_saved_model:
-        place = nullcontext(resolved(source))
-    else:
-        place = fetched(source)
-    try:
-        with place as path:
-            return read(path)
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        raise InputError(f"backbone weights {source} can't be read: {' '.join(str(error).split())}") from error
-
-
-def _read_archive(path: Path) -> dict[str, np.ndarray]:
-    """The variables of the SavedModel in a .tar.gz, wherever in it. Raises ValueError if there is not just one."""
-    with tempfile.TemporaryDirectory() as directory:
-        try:
-            with tarfile.open(path) as archive:
-                archive.extractall(directory, filter="data")
-        except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise ValueError(f"no .tar.gz file, or a damaged one: {error}") from error
-        models = list(Path(directory).rglob("saved_model.pb"))
-        if len(models) != 1:
-            raise ValueError(f"it holds {len(models)} SavedModels")
-        return _read_saved_model(models[0].parent)
-
-
-def _read_saved_model(directory: Path) -> dict[str, np.ndarray]:
-    """The variables of a SavedModel but those that count, such as steps, since weights are of a floating type.
-
-    Raises ValueError if it is none, has no list `variables` as TF Hub's modules have, or two variables of one name.
-    """
-    import tensorflow as tf  # which the other sources do not need
-
-    try:
-        with tf.device("CPU"):
-            model = tf.saved_model.load(str(directory))
-    except (OSError, LookupError, tf.errors.OpError) as error:
-        raise ValueError(f"no SavedModel, or a damaged one: {error}") from error
-    if not hasattr(model, "variables"):
-        raise ValueError("it has no list `variables`, which TF Hub's modules have")
-    weights = [variable for variable in model.variables if variable.dtype.is_floating]
-    names = [variable.name.removesuffix(":0") for variable in weights]
-    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-    if repeated:
-        raise ValueError(f"{len(repeated)} names are borne by two variables: {repeated[0]}")
-    return {name: variable.numpy() for name, variable in zip(names, weights, strict=True)}

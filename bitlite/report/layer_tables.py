@@ -1,9 +1,10 @@
-"""What the report says of single layers: their run time, their error, and what pruning kept of them."""
+"""Numbers of single layers for the report: their run time, their error, and the weights that pruning kept."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from bitlite.bit.weights import Bit
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.files import read_csv
 
@@ -14,11 +15,12 @@ DELEGATE = "xnnpack"
 FAITHFUL_DB = 48
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Time:
-    """The run time of one variant: each layer's share, 0..1, in running order, and that of each of TYPES.
+    """The run time of one variant, as shares of the whole, 0..1.
 
-    left: what XNNPACK leaves to LiteRT and why, with the number of layers where it does.
+    layers: in running order. types: sums over the layers of each of TYPES.
+    left: the operators that XNNPACK leaves to LiteRT and why, with the number of layers where it does.
     """
 
     layers: Mapping[str, float]
@@ -26,7 +28,7 @@ class Time:
     left: Mapping[str, int]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Table:
     """Numbers by layer, a column each. `shades`, 0..1, are theirs in the same places; None where there is no number."""
 
@@ -38,12 +40,12 @@ class Table:
         return bool(self.layers and self.columns)
 
 
-@dataclasses.dataclass(frozen=True)
-class Layers:
+@dataclass(frozen=True)
+class LayerTables:
     """All that the report says of single layers.
 
-    times: by variant. shares, errors, kept: tables of time shares (0..1), of errors against float32 (signal to noise in
-    dB) and of the weights that pruning kept (0..1 of the fine-tuned model's).
+    times: by variant. shares: of the run time, 0..1. errors: against float32, as signal to noise in dB.
+    kept: shares, 0..1, of the fine-tuned model's weights that pruning kept.
     """
 
     times: Mapping[str, Time]
@@ -52,16 +54,16 @@ class Layers:
     kept: Table
 
 
-def read(variants: Iterable[str], prunings: Iterable[str], finetuned: Mapping[str, int], plots: Path) -> Layers:
-    """The layers of `variants` and `prunings` from what their stages wrote to `plots`.
+def read(variants: Iterable[str], prunings: Iterable[str], finetuned: Bit, plots: Path) -> LayerTables:
+    """The layers of `variants` and `prunings`, from the files that their stages wrote below `plots`.
 
-    finetuned: number of weights in the kernel of each layer of the fine-tuned model. Raises InputError if a file is
-    missing.
+    Raises InputError if such a file is missing.
     """
+    weights = {convolution.path: convolution.kernel.size for convolution in finetuned.convolutions}
     times = {name: time(_rows(plots / "benchmark" / name / "layers.csv")) for name in variants}
     errors = {name: _errors(plots / "convert" / name / "layers.csv") for name in times}
-    kept = {name: kept_share(_rows(plots / "prune" / name / "layers.csv"), finetuned) for name in prunings}
-    return Layers(
+    kept = {name: kept_share(_rows(plots / "prune" / name / "layers.csv"), weights) for name in prunings}
+    return LayerTables(
         times,
         shares=shares_table({name: each.layers for name, each in times.items()}),
         errors=errors_table({name: column for name, column in errors.items() if column}),
@@ -81,7 +83,10 @@ def time(rows: Iterable[Mapping[str, str]]) -> Time:
 
 
 def kept_share(rows: Iterable[Mapping[str, str]], finetuned: Mapping[str, int]) -> dict[str, float]:
-    """The share of `finetuned` weights that are left and not zero, from the rows of plots/prune/P/layers.csv."""
+    """The share of its weights that each layer keeps: they are there, and not zero.
+
+    rows: of plots/prune/P/layers.csv. finetuned: number of weights of each layer before pruning.
+    """
     left = {row["layer"]: int(row["parameters"]) * (1 - float(row["sparsity"])) for row in rows}
     return {layer: left.get(layer, 0) / finetuned[layer] for layer in dict.fromkeys((*left, *finetuned))}
 
@@ -98,7 +103,7 @@ def errors_table(columns: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def kept_table(columns: Mapping[str, Mapping[str, float]]) -> Table:
-    """Shaded by what is gone."""
+    """Shaded from all kept to none."""
     return _table(columns, lambda share: 1 - share)
 
 

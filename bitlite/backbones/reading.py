@@ -1,0 +1,96 @@
+"""Weights under BiT's own names, read from where they lie: an .npz file or a SavedModel, here or at an address."""
+
+import gzip
+import tarfile
+import tempfile
+import zlib
+from collections import Counter
+from contextlib import nullcontext
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from bitlite.backbones.fetching import fetched, resolved
+from bitlite.workflow.errors import InputError, one_line
+from bitlite.workflow.files import read_npz
+
+# The sources that `read` takes, as errors describe them.
+SOURCES = (
+    "the address or path of an .npz, a SavedModel's directory or .tar.gz, or a TF Hub or Kaggle handle (https://...)"
+)
+
+
+def readable(source: str) -> bool:
+    """Whether `source` is one of SOURCES, by its form: whether a file is there shows when it is read."""
+    return _is_address(source) or _is_npz(source) or _is_archive(source) or Path(source).is_dir()
+
+
+def read(source: str) -> dict[str, np.ndarray]:
+    """The weights at `source` by name. Raises InputError naming it if it can't be fetched or read."""
+    read_local = read_npz if _is_npz(source) else _read_archive if _is_archive(source) else _read_saved_model
+    if not _is_address(source):
+        place = nullcontext(Path(source))
+    elif read_local is _read_saved_model:
+        place = nullcontext(resolved(source))
+    else:
+        place = fetched(source)
+    try:
+        with place as path:
+            return read_local(path)
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"backbone weights {source} can't be read: {one_line(error)}") from error
+
+
+def _is_address(source: str) -> bool:
+    return source.startswith(("http://", "https://"))
+
+
+def _file_name(source: str) -> str:
+    return urlsplit(source).path if _is_address(source) else source
+
+
+def _is_npz(source: str) -> bool:
+    return _file_name(source).endswith(".npz")
+
+
+def _is_archive(source: str) -> bool:
+    return _file_name(source).endswith((".tar.gz", ".tgz"))
+
+
+def _read_archive(path: Path) -> dict[str, np.ndarray]:
+    """The variables of the SavedModel in a .tar.gz, wherever in it. Raises ValueError if there is not just one."""
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            with tarfile.open(path) as archive:
+                archive.extractall(directory, filter="data")
+        except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise ValueError(f"no .tar.gz file, or a damaged one: {error}") from error
+        models = list(Path(directory).rglob("saved_model.pb"))
+        if len(models) != 1:
+            raise ValueError(f"it holds {len(models)} SavedModels")
+        return _read_saved_model(models[0].parent)
+
+
+def _read_saved_model(directory: Path) -> dict[str, np.ndarray]:
+    """The variables of a SavedModel that are of a floating type, as weights are, and counters of steps are not.
+
+    Raises ValueError if it is none, has no list `variables` as TF Hub's modules have, or two variables of one name.
+    """
+    import tensorflow as tf  # which the other sources do not need
+
+    try:
+        with tf.device("CPU"):
+            model = tf.saved_model.load(str(directory))
+    except (OSError, LookupError, tf.errors.OpError) as error:
+        raise ValueError(f"no SavedModel, or a damaged one: {error}") from error
+    if not hasattr(model, "variables"):
+        raise ValueError("it has no list `variables`, which TF Hub's modules have")
+    weights = [variable for variable in model.variables if variable.dtype.is_floating]
+    names = [variable.name.removesuffix(":0") for variable in weights]
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    if repeated:
+        raise ValueError(f"{len(repeated)} names are borne by two variables: {repeated[0]}")
+    return {name: variable.numpy() for name, variable in zip(names, weights, strict=True)}

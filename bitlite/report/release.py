@@ -1,0 +1,55 @@
+"""models/release: the selected file, its labels, and a model card on running it and on its making."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from bitlite.litert.signature import signature
+from bitlite.report.origin import Origin
+from bitlite.report.text import template
+from bitlite.report.variants import Comparison, Variant, choice, wilson
+from bitlite.workflow.files import whole
+from bitlite.workflow.params import Params
+
+
+def recipe(params: Params, variant: Variant) -> dict:
+    """The part of params.yaml that made `variant`."""
+    return {
+        "seed": params.seed,
+        # Where the data set lies on this machine is nobody else's business.
+        "dataset": params.dataset.model_dump(exclude={"data_dir"}),
+        "backbone": {"name": params.backbone.name},
+        "finetune": params.finetune.model_dump(),
+        "pruning": {variant.pruning: params.pruning[variant.pruning].model_dump()},
+        "quantization": {variant.quantization: params.quantization[variant.quantization].model_dump()},
+    }
+
+
+def card(comparison: Comparison, origin: Origin, recipe: Mapping, model: Path, images: int) -> str:
+    """The README of the release, as Markdown.
+
+    recipe: the part of params.yaml that made the selected variant. model: its .tflite file. images: number of test
+    images.
+    """
+    pixels, logits = signature(model)
+    return template("model_card.md.j2").render(
+        variant=comparison.selected,
+        origin=origin,
+        choice=choice(comparison),
+        pixels=pixels,
+        logits=logits,
+        recipe=yaml.safe_dump(dict(recipe), sort_keys=False).strip(),
+        images=images,
+        interval=wilson(comparison.selected.accuracy, images),
+    )
+
+
+def write(directory: Path, model: Path, labels: tuple[str, ...], card: str) -> None:
+    """Make `directory` hold all that one needs to ship `model`, and nothing else."""
+    with whole(directory) as temporary:
+        temporary.mkdir()
+        shutil.copyfile(model, temporary / "model.tflite")
+        (temporary / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+        (temporary / "README.md").write_text(card, encoding="utf-8")

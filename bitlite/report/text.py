@@ -1,0 +1,54 @@
+"""Numbers as readers want them, and the templates that hold them."""
+
+import math
+from pathlib import Path
+
+import jinja2
+
+
+def percent(share: float) -> str:
+    """A share, 0..1, to a tenth of a percent."""
+    return f"{100 * share:.1f} %"
+
+
+def size(count: float) -> str:
+    """A number of bytes to three digits, in decimal units as shops and app stores use them."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{three_digits(count / scale)} {unit}"
+    return f"{count} B"
+
+
+def milliseconds(value: float) -> str:
+    """A time in milliseconds to three digits."""
+    return f"{three_digits(value)} ms"
+
+
+def count(number: float) -> str:
+    """A large number to three digits: 950, 478 k, 12.3 M, 4.62 G."""
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= scale:
+            return f"{three_digits(number / scale)} {unit}"
+    return f"{number}"
+
+
+def three_digits(value: float) -> str:
+    """`value` >= 0 without an exponent: 0.0123, 1.23, 12.3, 1230."""
+    if value == 0:
+        return "0"
+    decimals = 2 - math.floor(math.log10(value))
+    return f"{round(value, decimals):.{max(0, decimals)}f}"
+
+
+def template(name: str) -> jinja2.Template:
+    """A template of this folder, with the functions above as filters. Raises when it meets an unknown name."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=name.endswith(".html.j2"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"percent": percent, "size": size, "milliseconds": milliseconds, "count": count}
+    return environment.get_template(name)

@@ -1,0 +1,38 @@
+import sys
+
+import numpy as np
+import pytest
+
+from bitlite.profiling.machine import cpu, peak_memory_mb
+
+
+@pytest.mark.parametrize(
+    "cpuinfo, expected",
+    [
+        (
+            "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fma avx2 avx512bw avx512_vnni\n",
+            "AMD EPYC (AVX-512 VNNI)",
+        ),
+        ("processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fma avx2\n", "AMD EPYC (AVX2)"),
+        ("processor\t: 0\nmodel name\t: Atom\nflags\t\t: sse2 notavx2\n", "Atom"),
+        ("processor\t: 0\nmodel name\t: Neoverse-N1\nFeatures\t: asimd asimddp\n", "Neoverse-N1 (dot product)"),
+    ],
+)
+def test_cpu_tells_machines_of_one_name_apart(cpuinfo, expected, tmp_path):
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert cpu(tmp_path / "cpuinfo") == expected
+
+
+def test_cpu_without_cpuinfo_is_named(tmp_path):
+    assert cpu(tmp_path / "none")
+
+
+def test_peak_memory_is_that_since_the_restart():
+    before = peak_memory_mb(restart=True)
+    held = np.ones(100_000_000, np.uint8)
+    assert peak_memory_mb() - before == pytest.approx(100, abs=10)
+    del held
+    # A peak stays when the memory is given back, until the next restart.
+    assert peak_memory_mb() - before > 90
+    if sys.platform == "linux":
+        assert peak_memory_mb(restart=True) - before < 10

@@ -1,0 +1,56 @@
+"""A .tflite file run by interpreters side by side, against one interpreter by itself."""
+
+import os
+
+import numpy as np
+import pytest
+
+from bitlite.bit.names import HEAD
+from bitlite.bit.shapes import Shape
+from bitlite.bit.weights import untrained
+from bitlite.images.pixels import Pixels
+from bitlite.litert import runtime
+from bitlite.tflite import conversion
+from bitlite.workflow.params import Int8, Scheme
+
+SIZE = (24, 16)
+PHOTOS = np.random.default_rng(0).integers(256, size=(50, *SIZE, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    shape = Shape(filters=16, units=(1, 1), groups=8, root=3, pool=True, image_size=SIZE)
+    bit = untrained("bit-test", shape, seed=0).with_head(tuple("abc"), SIZE)
+    kernel = np.random.default_rng(1).normal(size=bit.weights[f"{HEAD}/kernel"].shape).astype(np.float32)
+    bit = bit.with_weights({**bit.weights, f"{HEAD}/kernel": kernel}).folded()
+    directory = tmp_path_factory.mktemp("files")
+    entries = {"float32": Scheme(scheme="float32"), "int8": Int8(scheme="int8", calibration_images=8)}
+    for name, entry in entries.items():
+        (directory / name).write_bytes(conversion.convert(bit, entry, PHOTOS[:8]))
+    return {name: directory / name for name in entries}
+
+
+@pytest.mark.parametrize("scheme", ["float32", "int8"])
+@pytest.mark.parametrize("processors", [1, 2, 5])
+def test_interpreters_side_by_side_give_what_one_gives(files, scheme, processors, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    expected = runtime.Classifier(files[scheme]).logits(PHOTOS)
+    assert np.array_equal(runtime.logits(files[scheme], PHOTOS), expected)
+    # Rows differ, so that another order would show.
+    assert len(np.unique(expected, axis=0)) > len(PHOTOS) / 2
+
+
+def test_images_may_be_decoded_as_they_are_run(files):
+    decoded = Pixels(len(PHOTOS), SIZE, PHOTOS.__getitem__, cache_mb=0)
+    assert np.array_equal(runtime.logits(files["float32"], decoded), runtime.logits(files["float32"], PHOTOS))
+
+
+@pytest.mark.parametrize(("share", "interpreters"), [(0.5, 1), (1, 1), (2.5, 2), (99, 4)])
+def test_large_files_have_fewer_interpreters(files, share, interpreters, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(runtime, "WEIGHTS_BYTES", int(share * files["float32"].stat().st_size))
+    made, classifier = [], runtime.Classifier
+    monkeypatch.setattr(runtime, "Classifier", lambda path: made.append(path) or classifier(path))
+    runtime.logits(files["float32"], PHOTOS)
+    # A thread that finds no image left makes none.
+    assert 1 <= len(made) <= interpreters
