@@ -39,11 +39,11 @@ from bitlite.training.batches import Images
 from bitlite.training.inference import predict
 from bitlite.training.loop import Run
 from bitlite.training.recipe import Recipe
-from bitlite.workflow.params import Channels, Int8, Magnitude, Mixed, Scheme, load
+from bitlite.workflow.params import Calibrated, Channels, Int8, Magnitude, Mixed, Quantization, Scheme, load
 from bitlite.workflow.paths import FINETUNED
 from bitlite.workflow.scores import accuracy
 
-SCHEMES = (
+QUANTIZATIONS = (
     *(Scheme(scheme=name) for name in ("float32", "float16", "dynamic", "int4")),
     *(Int8(scheme=name) for name in ("int8", "int16x8")),
     Mixed(scheme="int8_mixed"),
@@ -122,16 +122,16 @@ def files(dense: Bit, channels: Bit, magnitude: Bit, calibration: np.ndarray) ->
     height, width = dense.architecture.image_size
     with tempfile.TemporaryDirectory() as scratch:
         paths = {}
-        for scheme in SCHEMES:
+        for entry in QUANTIZATIONS:
             for name, bit in (("dense", dense), ("channels", channels), ("magnitude", magnitude)):
-                path = paths[name, scheme.scheme] = Path(scratch) / f"{name}-{scheme.scheme}.tflite"
-                path.write_bytes(conversion.convert(bit, scheme, calibration[:, :height, :width]))
+                path = paths[name, entry.scheme] = Path(scratch) / f"{name}-{entry.scheme}.tflite"
+                path.write_bytes(converted(bit, entry, calibration[:, :height, :width]))
         for scheme in ("float32", "dynamic"):
             share = latency.ratio(paths["channels", scheme], paths["dense", scheme])
             print(f"latency of keep 0.5, {scheme}: {share:.2f} of dense on {cpu()}")
-        for scheme in SCHEMES:
-            found = runtime.sparsity(paths["magnitude", scheme.scheme])
-            print(f"zeros in magnitude-{scheme.scheme}: {found:.4f} of all kernels")
+        for entry in QUANTIZATIONS:
+            found = runtime.sparsity(paths["magnitude", entry.scheme])
+            print(f"zeros in magnitude-{entry.scheme}: {found:.4f} of all kernels")
         sizes = [len(gzip.compress(paths[name, "int8"].read_bytes())) for name in ("magnitude", "dense")]
         print(f"gzip of magnitude-int8: {sizes[0] / sizes[1]:.3f} of dense-int8's")
 
@@ -165,10 +165,13 @@ def r50x1() -> None:
         print(f"{name:26} {shares}", flush=True)
         os._exit(0)
     smaller = prune(bit, entries["keep 0.5, norm"], sample)
-    for scheme in SCHEMES:
-        print(
-            f"{scheme.scheme}: {len(conversion.convert(smaller, scheme, images.pixels[:4])) / 1e6:.1f} MB", flush=True
-        )
+    for entry in QUANTIZATIONS:
+        print(f"{entry.scheme}: {len(converted(smaller, entry, images.pixels[:4])) / 1e6:.1f} MB", flush=True)
+
+
+def converted(bit: Bit, entry: Quantization, calibration: np.ndarray) -> bytes:
+    """The .tflite file of `bit`, with images uint8 [images, height, width, 3] for the schemes that calibrate."""
+    return conversion.convert(bit, entry, calibration if isinstance(entry, Calibrated) else None)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from bitlite.workflow.errors import InputError
 def logged(directory: Path) -> Iterator[Log]:
     """A log that DVCLive writes to `directory`/plots/metrics/NAME.tsv while training goes on.
 
-    Raises InputError outside of a Git repository with a commit.
+    Raises InputError in a Git repository that has no commit yet.
     """
     try:
         live = Live(str(directory), save_dvc_exp=False, dvcyaml=None)
