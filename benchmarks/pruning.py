@@ -1,8 +1,8 @@
 """Measure what pruning brings: size, speed and accuracy of each method, on the fine-tuned model of this checkout.
 
-    python benchmarks/pruning.py [STEPS]
-    python benchmarks/pruning.py distillation [STEPS [SEEDS]]
-    python benchmarks/pruning.py r50x1
+    python -m benchmarks.pruning [STEPS]
+    python -m benchmarks.pruning distillation [STEPS [SEEDS]]
+    python -m benchmarks.pruning r50x1
 
 Run after `dvc repro`, on whatever data set that was for. Recovers each for STEPS (default auto) steps and prints
 accuracy on test at once and recovered, that on validation, which choices are made by, and multiply-adds as a share of
@@ -18,12 +18,11 @@ import resource
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bitlite.bit import network
 from bitlite.bit.names import HEAD
@@ -32,15 +31,19 @@ from bitlite.bit.weights import Bit, untrained
 from bitlite.images import dataset
 from bitlite.litert import latency, runtime
 from bitlite.profiling.machine import cpu
-from bitlite.pruning import pruning
+from bitlite.pruning.importance import sampled
+from bitlite.pruning.methods import prune
+from bitlite.pruning.recovery import recover, recovering
 from bitlite.tflite import conversion
-from bitlite.training import hyperrule, training
-from bitlite.workflow import scores
-from bitlite.workflow.params import Channels, Int8, Magnitude, Mixed, Scheme, load
+from bitlite.training.batches import Images
+from bitlite.training.inference import predict
+from bitlite.training.loop import Run
+from bitlite.training.recipe import Recipe
+from bitlite.workflow.params import Calibrated, Channels, Int8, Magnitude, Mixed, Quantization, Scheme, load
 from bitlite.workflow.paths import FINETUNED
-from stages import finetune, prune
+from bitlite.workflow.scores import accuracy
 
-SCHEMES = (
+QUANTIZATIONS = (
     *(Scheme(scheme=name) for name in ("float32", "float16", "dynamic", "int4")),
     *(Int8(scheme=name) for name in ("int8", "int16x8")),
     Mixed(scheme="int8_mixed"),
@@ -52,38 +55,35 @@ KEEP, MAGNITUDE = Channels(keep=0.5, **FAST), Magnitude(method="magnitude", spar
 
 
 class Bench:
-    """The fine-tuned model of this checkout, and what prunes and measures it."""
+    """The fine-tuned model of this checkout, and the means to prune and to measure it."""
 
     def __init__(self, steps: str):
-        self.steps, self.params, self.original = steps, load(), Bit.load(FINETUNED)
-        self.dense = self.original.folded()
-        self.recipe = finetune.recipe_of(self.params.finetune)
-        self.train, self.validation = finetune.images_of(self.recipe, self.params.finetune.cache_mb)
-        self.test = training.Images(*dataset.read("test", self.dense.architecture.image_size))
+        params = load()
+        self.steps, self.finetuned = "auto" if steps == "auto" else int(steps), Bit.load(FINETUNED)
+        self.dense = self.finetuned.folded()
+        self.run = Run.on_dataset(params.finetune, params.seed)
+        self.test = Images(*dataset.read("test", self.dense.architecture.image_size))
 
-    def pruned(self, how: Channels | Magnitude, seed: int = 0) -> tuple[Bit, Bit, int]:
+    def pruned(self, entry: Channels | Magnitude, seed: int = 0) -> tuple[Bit, Bit, int]:
         """The dense model pruned at once, then recovered, and in how many steps."""
-        how = how.model_copy(update={} if self.steps == "auto" else {"steps": int(self.steps)})
-        how, params = hyperrule.recovery(how, len(self.train.labels)), self.params.model_copy(update={"seed": seed})
-        batches = partial(prune.sampled, self.train, self.recipe, self.dense, seed)
-        at_once = pruning.prune(self.dense, how, batches)
-        fit = prune.recovery(self.original, self.train, self.validation, params, log=lambda step, values: None)
-        return at_once, pruning.recover(self.dense, at_once, how, batches, fit), how.steps
+        entry, run = entry.model_copy(update={"steps": self.steps}), replace(self.run, seed=seed)
+        at_once = prune(self.dense, entry, partial(sampled, run, self.dense))
+        steps = recovering(entry, run.recipe, examples=len(run.train.labels)).steps
+        return at_once, recover(at_once, self.finetuned, entry, run), steps
 
     def accuracies(self, bit: Bit) -> tuple[float, float]:
         """On test and on validation."""
-        keras_model = network.build(bit)
+        model = network.build(bit)
         return tuple(
-            scores.accuracy(training.predict(keras_model, images.pixels), images.labels)
-            for images in (self.test, self.validation)
+            accuracy(predict(model, images.pixels), images.labels) for images in (self.test, self.run.validation)
         )
 
 
 def main(steps: str = "auto") -> None:
     bench, models = Bench(steps), {}
 
-    def show(name: str, how: Channels | Magnitude) -> None:
-        at_once, models[name], taken = bench.pruned(how)
+    def show(name: str, entry: Channels | Magnitude) -> None:
+        at_once, models[name], taken = bench.pruned(entry)
         (before, _), (test, validation) = bench.accuracies(at_once), bench.accuracies(models[name])
         macs = models[name].macs / bench.dense.macs
         print(f"{name:36} {before:8.4f} {test:9.4f} {validation:10.4f} {macs:6.3f} {taken:6}", flush=True)
@@ -93,21 +93,22 @@ def main(steps: str = "auto") -> None:
     print(f"{'dense':36} {test:8.4f} {test:9.4f} {validation:10.4f} {1:6.3f}", flush=True)
     for importance in ("taylor", "norm"):
         show(f"keep 0.5, {importance}", KEEP.model_copy(update={"importance": importance}))
-        share = convolution_macs(models[f"keep 0.5, {importance}"]) / convolution_macs(bench.dense)
+        share = models[f"keep 0.5, {importance}"].macs / bench.dense.macs
         show(f"as many macs, shares by {importance}", Channels(target_macs=share, importance=importance, **FAST))
     show("magnitude 0.8", MAGNITUDE)
-    files(bench.dense, models["keep 0.5, taylor"], models["magnitude 0.8"], bench.train.pixels[:64])
+    files(bench.dense, models["keep 0.5, taylor"], models["magnitude 0.8"], bench.run.train.pixels[:64])
 
 
 def distillation(steps: str = "auto", seeds: str = "4") -> None:
     """Print what recovery with the fine-tuned model as teacher gains over plain training, seed by seed."""
     bench = Bench(steps)
     print(f"{'':16} {'seed':>4} {'':10} {'plain':>8} {'distilled':>9} {'gain':>8}", flush=True)
-    for name, how in (("keep 0.5, taylor", KEEP), ("magnitude 0.8", MAGNITUDE)):
+    for name, entry in (("keep 0.5, taylor", KEEP), ("magnitude 0.8", MAGNITUDE)):
         gains = []
         for seed in range(int(seeds)):
             plain, distilled = (
-                bench.accuracies(bench.pruned(how.model_copy(update=teaching), seed)[1]) for teaching in (PLAIN, TAUGHT)
+                bench.accuracies(bench.pruned(entry.model_copy(update=teaching), seed)[1])
+                for teaching in (PLAIN, TAUGHT)
             )
             gains.append(np.subtract(distilled, plain))
             for split, *found in zip(("test", "validation"), plain, distilled, gains[-1], strict=True):
@@ -116,26 +117,21 @@ def distillation(steps: str = "auto", seeds: str = "4") -> None:
             print(f"{name:16} mean {split:10} {'':8} {'':9} {gain:+8.4f}", flush=True)
 
 
-def convolution_macs(bit: Bit) -> int:
-    """Multiply-adds as `target_macs` counts them."""
-    return bit.macs
-
-
 def files(dense: Bit, channels: Bit, magnitude: Bit, calibration: np.ndarray) -> None:
     """Print latency, zeros and compressed size of the pruned models' files."""
     height, width = dense.architecture.image_size
     with tempfile.TemporaryDirectory() as scratch:
         paths = {}
-        for scheme in SCHEMES:
+        for entry in QUANTIZATIONS:
             for name, bit in (("dense", dense), ("channels", channels), ("magnitude", magnitude)):
-                path = paths[name, scheme.scheme] = Path(scratch) / f"{name}-{scheme.scheme}.tflite"
-                path.write_bytes(conversion.convert(bit, scheme, calibration[:, :height, :width]))
+                path = paths[name, entry.scheme] = Path(scratch) / f"{name}-{entry.scheme}.tflite"
+                path.write_bytes(converted(bit, entry, calibration[:, :height, :width]))
         for scheme in ("float32", "dynamic"):
             share = latency.ratio(paths["channels", scheme], paths["dense", scheme])
             print(f"latency of keep 0.5, {scheme}: {share:.2f} of dense on {cpu()}")
-        for scheme in SCHEMES:
-            found = runtime.sparsity(paths["magnitude", scheme.scheme])
-            print(f"zeros in magnitude-{scheme.scheme}: {found:.4f} of all kernels")
+        for entry in QUANTIZATIONS:
+            found = runtime.sparsity(paths["magnitude", entry.scheme])
+            print(f"zeros in magnitude-{entry.scheme}: {found:.4f} of all kernels")
         sizes = [len(gzip.compress(paths[name, "int8"].read_bytes())) for name in ("magnitude", "dense")]
         print(f"gzip of magnitude-int8: {sizes[0] / sizes[1]:.3f} of dense-int8's")
 
@@ -148,33 +144,34 @@ def r50x1() -> None:
     # A head of zeros, as a new one is, gives no gradients.
     head = f"{HEAD}/kernel"
     bit = bit.with_weights(bit.weights | {head: random.normal(size=bit.weights[head].shape).astype(np.float32)})
-    images = training.Images(
-        random.integers(256, size=(64, side, side, 3), dtype=np.uint8), np.arange(64) % len(labels)
-    )
-    recipe = hyperrule.Recipe(1, 1, learning_rate=1, resize=side, image_size=side, warmup=0, decays=())
-    batches = partial(prune.sampled, images, recipe, bit, 0)
+    images = Images(random.integers(256, size=(64, side, side, 3), dtype=np.uint8), np.arange(64) % len(labels))
+    uncropped = Recipe(1, 1, learning_rate=1, resize=side, image_size=side, warmup=0, decays=())
+    sample = partial(sampled, Run(uncropped, images, images, seed=0), bit)
     entries = {
         f"{key} 0.5, {importance}": Channels(method="channels", importance=importance, **{key: 0.5})
         for key in ("keep", "target_macs")
         for importance in ("norm", "taylor")
     }
     print(f"{'':26} {'seconds':>7} {'GB':>5} {'macs':>6}", flush=True)
-    for name, how in entries.items():
+    for name, entry in entries.items():
         # A process of its own, for a peak of its own.
         if child := os.fork():
             os.waitpid(child, 0)
             continue
         start = time.perf_counter()
-        smaller = pruning.prune(bit, how, batches)
+        smaller = prune(bit, entry, sample)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
         shares = f"{time.perf_counter() - start:7.1f} {peak:5.2f} {smaller.macs / bit.macs:6.3f}"
         print(f"{name:26} {shares}", flush=True)
         os._exit(0)
-    smaller = pruning.prune(bit, entries["keep 0.5, norm"], batches)
-    for scheme in SCHEMES:
-        print(
-            f"{scheme.scheme}: {len(conversion.convert(smaller, scheme, images.pixels[:4])) / 1e6:.1f} MB", flush=True
-        )
+    smaller = prune(bit, entries["keep 0.5, norm"], sample)
+    for entry in QUANTIZATIONS:
+        print(f"{entry.scheme}: {len(converted(smaller, entry, images.pixels[:4])) / 1e6:.1f} MB", flush=True)
+
+
+def converted(bit: Bit, entry: Quantization, calibration: np.ndarray) -> bytes:
+    """The .tflite file of `bit`, with images uint8 [images, height, width, 3] for the schemes that calibrate."""
+    return conversion.convert(bit, entry, calibration if isinstance(entry, Calibrated) else None)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How much accuracy each layer costs when it alone is pruned: plots/sensitivity.csv and plots/sensitivity.png.
 
-    python benchmarks/sensitivity.py [IMAGES]
+    python -m benchmarks.sensitivity [IMAGES]
 
 Run after `dvc repro`. Prunes one convolution of the fine-tuned model at a time by magnitude, at each rate, without
 recovery, and measures accuracy on IMAGES of the validation split (default 500): that many times layers times rates
@@ -14,15 +14,13 @@ import matplotlib
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from bitlite.bit import network
 from bitlite.bit.weights import Bit
 from bitlite.images import dataset
-from bitlite.training import training
-from bitlite.workflow import scores
+from bitlite.training.inference import inference, predict
 from bitlite.workflow.files import write_csv
 from bitlite.workflow.paths import FINETUNED, PLOTS
+from bitlite.workflow.scores import accuracy
 
 RATES = (0.5, 0.7, 0.8, 0.9)
 
@@ -31,16 +29,16 @@ def main(images: str = "500") -> None:
     bit = Bit.load(FINETUNED).folded()
     pixels, labels = dataset.read("validation", bit.architecture.image_size)
     pixels, labels = pixels[: int(images)], labels[: int(images)]
-    keras_model = network.build(bit)
-    forward = training.inference(keras_model)
-    variables = {network.name_of(variable): variable for variable in keras_model.variables}
+    model = network.build(bit)
+    forward = inference(model)
+    variables = {network.name_of(variable): variable for variable in model.variables}
     rows = []
     for layer in tqdm([each.path for each in bit.convolutions], disable=None):
         name = f"{layer}/kernel"
         kernel, row = bit.weights[name], {"layer": layer}
         for rate in RATES:
             variables[name].assign(np.where(np.abs(kernel) < np.quantile(np.abs(kernel), rate), 0, kernel))
-            row[str(rate)] = scores.accuracy(training.predict(forward, pixels), labels)
+            row[str(rate)] = accuracy(predict(forward, pixels), labels)
         variables[name].assign(kernel)
         rows.append(row)
     write_csv(PLOTS / "sensitivity.csv", ("layer", *map(str, RATES)), rows)

@@ -1,6 +1,6 @@
 """Measure training: a frozen trunk against training everything, and how long training waits for its images.
 
-    python benchmarks/training.py FOLDER
+    python -m benchmarks.training FOLDER
 
 FOLDER holds one folder of images for each class. Models have random weights, which changes no time. Prints images a
 second of training everything and of training the head alone on features that are computed once, for bit-tiny at 32 px
@@ -13,15 +13,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from bitlite.bit import network
 from bitlite.bit.shapes import BIT_TINY, published
 from bitlite.bit.weights import untrained
 from bitlite.images import dataset
 from bitlite.sources.prepare import prepare
-from bitlite.training import training
-from bitlite.training.hyperrule import Recipe
+from bitlite.training.batches import Images, ahead, batches
+from bitlite.training.inference import predict
+from bitlite.training.recipe import Recipe
+from bitlite.training.step import training_step
 from bitlite.workflow.params import Dataset
 
 
@@ -31,31 +31,31 @@ def main(folder: str) -> None:
         prepare(Dataset(name=folder), directory)
         for name, shape, side, steps in (("bit-tiny", BIT_TINY, 32, 40), ("R50x1", published("r50x1"), 128, 6)):
             backbone = untrained(name, shape, seed=0)
-            keras_model = network.build(backbone.with_head(dataset.labels(directory), (side, side)))
+            model = network.build(backbone.with_head(dataset.labels(directory), (side, side)))
             recipe = Recipe(
                 steps=steps, batch_size=32, learning_rate=0.003, resize=side, image_size=side, warmup=0, decays=()
             )
             pixels, labels = dataset.read("train", (side, side), directory)
-            everything, _ = measure(keras_model, training.Images(pixels[:1000], labels[:1000]), recipe)
+            everything, _ = measure(model, Images(pixels[:1000], labels[:1000]), recipe)
 
-            network.set_trainable(keras_model, "head")
-            trunk, head = network.split(keras_model)
-            features = training.Images(training.predict(trunk, pixels[:1000]), labels[:1000])
+            network.set_trainable(model, "head")
+            trunk, head = network.split(model)
+            features = Images(predict(trunk, pixels[:1000]), labels[:1000])
             frozen, _ = measure(head, features, replace(recipe, steps=1000))
             times = frozen / everything
             print(f"{name}, {side} px: {everything:.0f} images/s, head on features {frozen:.0f}: {times:.0f} x")
 
-        network.set_trainable(keras_model, "all")
+        network.set_trainable(model, "all")
         recipe = replace(recipe, resize=160, flip=True, steps=8)
-        images = training.Images(*dataset.read("train", (160, 160), directory, cache_mb=1000))
-        _, waiting = measure(keras_model, images, recipe)
+        images = Images(*dataset.read("train", (160, 160), directory, cache_mb=1000))
+        _, waiting = measure(model, images, recipe)
         print(f"R50x1, 128 px, images decoded as training goes: {waiting:.2%} of the time spent waiting")
 
 
-def measure(keras_model, images: training.Images, recipe: Recipe) -> tuple[float, float]:
+def measure(model, images: Images, recipe: Recipe) -> tuple[float, float]:
     """Images a second, and the share of the time that training waits for a batch, without the first two steps."""
-    step, _ = training.training_step(keras_model, recipe, None)
-    coming = training.ahead(training.batches(images, recipe, keras_model.output_shape[-1], seed=0))
+    step, _ = training_step(model, recipe)
+    coming = ahead(batches(images, recipe, model.output_shape[-1], seed=0))
     for _ in range(2):
         step(*next(coming))
     begin, waited = time.perf_counter(), 0.0

@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from bitlite.bit import network
 from bitlite.bit.weights import Bit
 from bitlite.images import dataset
-from bitlite.training import training
+from bitlite.training.inference import predict
 from bitlite.workflow.files import whole, write_json
 from bitlite.workflow.params import load
 from bitlite.workflow.paths import FINETUNED, PLOTS
@@ -40,7 +40,7 @@ def main() -> None:
     accuracies = {}
     for split in ("validation", "test"):
         images, labels = dataset.read(split, bit.architecture.image_size)
-        accuracies[split] = accuracy(training.predict(keras_model, images), labels)
+        accuracies[split] = accuracy(predict(keras_model, images), labels)
 
     made = {
         "commit": commit(),

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -6,10 +8,16 @@ from bitlite.bit.names import HEAD, ROOT
 from bitlite.bit.shapes import Shape
 from bitlite.bit.weights import untrained
 from bitlite.litert import runtime
-from bitlite.pruning import channels, pruning
+from bitlite.pruning import speed
+from bitlite.pruning.budget import evenly, within
+from bitlite.pruning.importance import by_norm, by_taylor, loss_with, sampled
+from bitlite.pruning.methods import prune
+from bitlite.pruning.recovery import recover, recovering
+from bitlite.pruning.zeros import zeroed
 from bitlite.tflite import conversion
-from bitlite.training import training
-from bitlite.training.hyperrule import Recipe
+from bitlite.training.batches import Images
+from bitlite.training.loop import Run
+from bitlite.training.recipe import Recipe
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.params import NM, Channels, Combine, Int8, Magnitude, Scheme, Units
 
@@ -35,12 +43,17 @@ def bit():
     ).folded()
 
 
-def fit_of(steps):
-    """Training on noise, as a stage's recovery is."""
+@pytest.fixture(scope="module")
+def square(bit):
+    """`bit` for images as high as wide, as training has them."""
+    return bit.with_weights(bit.weights, image_size=(16, 16))
+
+
+def run_of_noise():
+    """A fine-tuning on noise, whose images and augmentation recovery shares."""
     random = np.random.default_rng(2)
-    images = training.Images(random.integers(256, size=(24, 16, 16, 3), dtype=np.uint8), np.arange(24) % 3)
-    recipe = Recipe(steps, 6, learning_rate=0.01, resize=16, image_size=16, warmup=0, decays=())
-    return lambda model, how: training.fit(model, images, images, recipe, seed=0)
+    images = Images(random.integers(256, size=(24, 16, 16, 3), dtype=np.uint8), np.arange(24) % 3)
+    return Run(Recipe(9, 12, 0.1, resize=16, image_size=16, warmup=0, decays=()), images, images, seed=0)
 
 
 def batches():
@@ -55,8 +68,8 @@ def no_batches():
     raise AssertionError("this needs no images")
 
 
-def recovered(bit, how, fit):
-    return pruning.recover(bit, pruning.prune(bit, how, batches), how, batches, fit)
+def recovered(bit, entry, **options):
+    return recover(prune(bit, entry, batches), bit, entry, run_of_noise(), **options)
 
 
 def shares_of_zeros(bit):
@@ -74,7 +87,7 @@ def logits(bit, count=3):
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9])
 def test_magnitude_without_steps_zeros_the_smallest_at_once(bit, sparsity):
-    pruned = pruning.prune(bit, Magnitude(method="magnitude", sparsity=sparsity), no_batches)
+    pruned = prune(bit, Magnitude(method="magnitude", sparsity=sparsity), no_batches)
     assert pruned.architecture == bit.architecture
     for name, value in bit.weights.items():
         if name in DENSE or not name.endswith("/kernel"):
@@ -89,32 +102,31 @@ def test_magnitude_without_steps_zeros_the_smallest_at_once(bit, sparsity):
 @pytest.mark.parametrize(
     ("sparsity", "steps", "schedule"), [(0.8, 1, "polynomial"), (0.6, 9, "polynomial"), (0.6, 3, "constant")]
 )
-def test_magnitude_with_steps_ends_at_the_sparsity_asked_for(bit, sparsity, steps, schedule):
-    square = bit.with_weights(bit.weights, image_size=(16, 16))
-    how = Magnitude(method="magnitude", sparsity=sparsity, steps=steps, schedule=schedule)
-    pruned = recovered(square, how, fit_of(steps))
+def test_magnitude_with_steps_ends_at_the_sparsity_asked_for(square, sparsity, steps, schedule):
+    entry = Magnitude(method="magnitude", sparsity=sparsity, steps=steps, schedule=schedule)
+    pruned = recovered(square, entry)
     shares = shares_of_zeros(pruned)
     assert shares == pytest.approx({name: 0 if name in DENSE else sparsity for name in shares}, abs=0.01)
     # It has learnt: the dense weights, and those that are left.
     for name, value in pruned.weights.items():
-        assert not np.array_equal(value[value != 0], bit.weights[name][value != 0])
+        assert not np.array_equal(value[value != 0], square.weights[name][value != 0])
 
 
 def test_zeros_stay_whatever_training_does_last(bit):
-    def fit(model, how):
+    def fit(model):
         model(np.zeros((1, 16, 12, 3), np.float32), training=True)
         for variable in model.trainable_variables:
             variable.assign_add(np.ones(variable.shape))
 
-    shares = shares_of_zeros(recovered(bit, Magnitude(method="magnitude", sparsity=0.5, steps=1), fit))
+    shares = shares_of_zeros(zeroed(bit, Magnitude(method="magnitude", sparsity=0.5), 1, fit))
     assert shares == pytest.approx({name: 0 if name in DENSE else 0.5 for name in shares}, abs=0.01)
 
 
 # Channels
 
 
-def cut(bit, keep, importance="norm", **how):
-    return pruning.prune(bit, Channels(method="channels", keep=keep, importance=importance, **how), batches)
+def cut(bit, keep, importance="norm", **targets):
+    return prune(bit, Channels(method="channels", keep=keep, importance=importance, **targets), batches)
 
 
 def test_norm_importance_by_hand(bit):
@@ -126,7 +138,7 @@ def test_norm_importance_by_hand(bit):
     gamma = np.ones(16, np.float32)
     gamma[2:6] = -4, 2, 0, 3
     changes = {f"{unit}/b/standardized_conv2d/kernel": reader, f"{unit}/b/group_norm/gamma": gamma}
-    score = channels.norms(bit.with_weights(bit.weights | changes))[f"{unit}/b/group_norm"]
+    score = by_norm(bit.with_weights(bit.weights | changes))[f"{unit}/b/group_norm"]
     # Of three groups of two: 5^2 + 1^2, 8^2 + 4^2, 0 + 3^2.
     assert score == pytest.approx(np.array([26, 80, 9, 0, 0, 0, 0, 0]) / 115)
 
@@ -138,7 +150,7 @@ def losses_of(bit, pixels, targets):
 
 
 def test_taylor_importance_foretells_the_loss_of_a_weaker_group(bit):
-    found = channels.taylor(bit, batches())
+    found = by_taylor(bit, batches())
     assert set(found) == {f"{unit}/{norm}/group_norm" for unit in UNITS for norm in "bc"}
     pixels, targets = (np.concatenate(parts) for parts in zip(*batches(), strict=True))
     for norm, group in ((f"{UNITS[0]}/b/group_norm", 3), (f"{UNITS[1]}/c/group_norm", 0)):
@@ -154,12 +166,12 @@ def test_taylor_importance_foretells_the_loss_of_a_weaker_group(bit):
 
 
 def test_loss_without_groups_is_that_of_the_model_without_them(bit):
-    scores = channels.norms(bit)
-    loss = channels.loss_of(bit, list(batches()))
+    importance = by_norm(bit)
+    loss = loss_with(bit, list(batches()))
     pixels, targets = (np.concatenate(parts) for parts in zip(*batches(), strict=True))
     for keep in (0.25, 1.0, 0.5):
         expected = np.mean(losses_of(cut(bit, keep), pixels, targets))
-        assert loss(channels.evenly(bit, scores, keep)) == pytest.approx(expected, rel=1e-4)
+        assert loss(evenly(importance, keep)) == pytest.approx(expected, rel=1e-4)
 
 
 def macs_share(some, other):
@@ -183,14 +195,14 @@ def test_shares_follow_from_importance_where_that_lowers_the_loss(bit):
     idle = f"{UNITS[1]}/c/group_norm"
     weights = bit.weights | {f"{idle}/{name}": np.zeros(16, np.float32) for name in ("gamma", "beta")}
     uneven = bit.with_weights(weights)
-    scores = channels.norms(bit) | {idle: np.zeros(8)}
+    importance = by_norm(bit) | {idle: np.zeros(8)}
     images = [(pixels, answers(uneven, pixels)) for pixels, _ in batches()]
-    loss = channels.loss_of(uneven, images)
-    kept = channels.within(uneven, scores, 0.6, True, loss)
+    loss = loss_with(uneven, images)
+    kept = within(uneven, importance, "target_macs", 0.6, loss)
     counts = {norm: len(groups) for norm, groups in kept.items()}
     assert counts[idle] == min(counts.values()) < max(counts.values())
-    assert loss(kept) < loss(channels.within(uneven, scores, 0.6, True, lambda each: abs(spread(each))))
-    assert spread(channels.within(uneven, scores, 0.6, True, spread)) <= 1
+    assert loss(kept) < loss(within(uneven, importance, "target_macs", 0.6, lambda each: abs(spread(each))))
+    assert spread(within(uneven, importance, "target_macs", 0.6, spread)) <= 1
 
 
 def answers(bit, pixels):
@@ -223,12 +235,12 @@ def test_largest_that_is_fast_enough(target, expected):
         tried.append(share)
         return share
 
-    found = channels.fast_enough(lambda share: share, [0.2, 0.4, 0.6, 0.8], target, latency_of)
+    found = speed.largest(lambda share: share, [0.2, 0.4, 0.6, 0.8], target, latency_of)
     assert found == expected and len(tried) <= 3
 
 
 def test_latency_is_a_target(bit, monkeypatch):
-    monkeypatch.setattr(channels, "latency_share", lambda smaller, other, scratch: macs_share(smaller, other) ** 0.5)
+    monkeypatch.setattr(speed, "latency_share", lambda smaller, other, scratch: macs_share(smaller, other) ** 0.5)
     assert 0.6**2 - 0.1 < macs_share(cut(bit, keep=None, target_latency=0.6), bit) <= 0.6**2
 
 
@@ -256,10 +268,10 @@ def test_channels_leave_whole_groups(bit, keep, groups):
 
 
 @pytest.mark.parametrize(
-    "how", [{"keep": 0.5}, {"keep": 0.13}, {"keep": 0.5, "importance": "taylor"}, {"keep": None, "target_macs": 0.6}]
+    "cuts", [{"keep": 0.5}, {"keep": 0.13}, {"keep": 0.5, "importance": "taylor"}, {"keep": None, "target_macs": 0.6}]
 )
-def test_smaller_model_is_the_full_one_without_what_the_removed_groups_give(bit, how):
-    smaller = cut(bit, **how)
+def test_smaller_model_is_the_full_one_without_what_the_removed_groups_give(bit, cuts):
+    smaller = cut(bit, **cuts)
     silenced = dict(bit.weights)
     for unit in UNITS:
         for name in "bc":
@@ -288,12 +300,11 @@ def test_channels_of_a_pruned_model(bit):
     assert logits(twice).shape == (3, 3)
 
 
-def test_channels_recover(bit):
-    square = bit.with_weights(bit.weights, image_size=(16, 16))
+def test_channels_recover(square):
     smaller = cut(square, 0.5)
-    untouched = recovered(square, Channels(method="channels", keep=0.5, importance="norm", steps=0), fit_of(0))
+    untouched = recovered(square, Channels(method="channels", keep=0.5, importance="norm", steps=0))
     assert all(np.array_equal(untouched.weights[name], value) for name, value in smaller.weights.items())
-    trained = recovered(square, Channels(method="channels", keep=0.5, importance="norm", steps=2), fit_of(2))
+    trained = recovered(square, Channels(method="channels", keep=0.5, importance="norm", steps=2))
     assert {n: w.shape for n, w in trained.weights.items()} == {n: w.shape for n, w in smaller.weights.items()}
     assert not any(np.array_equal(trained.weights[name], value) for name, value in smaller.weights.items())
 
@@ -308,34 +319,32 @@ def blocks(kernel, of):
 
 @pytest.mark.parametrize("steps", [0, 3])
 @pytest.mark.parametrize(("zeros", "of"), [(2, 4), (6, 8)])
-def test_n_m_leaves_so_many_of_every_run(bit, zeros, of, steps):
-    square = bit.with_weights(bit.weights, image_size=(16, 16))
-    how = NM(method="n_m", zeros=zeros, of=of, steps=steps)
-    pruned = recovered(square, how, fit_of(steps))
+def test_n_m_leaves_so_many_of_every_run(square, zeros, of, steps):
+    pruned = recovered(square, NM(method="n_m", zeros=zeros, of=of, steps=steps))
     for name, kernel in pruned.kernels.items():
         found = np.sum(blocks(kernel, of) == 0, axis=1) if name not in DENSE else np.array([])
         assert np.all(found == zeros)
         if not steps and name not in DENSE:
-            before, after = (np.abs(blocks(k, of)) for k in (bit.weights[name], kernel))
+            before, after = (np.abs(blocks(k, of)) for k in (square.weights[name], kernel))
             assert np.array_equal(np.sort(after)[:, zeros:], np.sort(before)[:, zeros:])
 
 
 def test_n_m_that_does_not_divide_is_refused(bit):
     with pytest.raises(InputError, match=r"5 of 7 weights can't be zero in resnet/\S+, which has \d+ inputs"):
-        pruning.prune(bit, NM(method="n_m", zeros=5, of=7), no_batches)
+        prune(bit, NM(method="n_m", zeros=5, of=7), no_batches)
 
 
 def test_layers_choose_what_is_pruned(bit):
-    how = Magnitude(method="magnitude", sparsity=0.5, layers=["resnet/block1/unit01/b/*", "*/head/*"])
-    shares = shares_of_zeros(pruning.prune(bit, how, no_batches))
+    entry = Magnitude(method="magnitude", sparsity=0.5, layers=["resnet/block1/unit01/b/*", "*/head/*"])
+    shares = shares_of_zeros(prune(bit, entry, no_batches))
     chosen = {f"{UNITS[0]}/b/standardized_conv2d/kernel", f"{HEAD}/kernel"}
     assert shares == pytest.approx({name: 0.5 if name in chosen else 0 for name in shares}, abs=0.02)
 
 
 def test_layer_that_matches_nothing_is_named(bit):
-    how = Magnitude(method="magnitude", sparsity=0.5, layers=["*/unit01/*", "resnet/block9/*"])
+    entry = Magnitude(method="magnitude", sparsity=0.5, layers=["*/unit01/*", "resnet/block9/*"])
     with pytest.raises(InputError, match=r"layers has 'resnet/block9/\*', which matches none"):
-        pruning.prune(bit, how, no_batches)
+        prune(bit, entry, no_batches)
 
 
 # Units
@@ -355,36 +364,76 @@ def test_unit_without_effect_goes_first():
     def own_answers():
         return ((pixels, answers(bit, pixels)) for pixels, _ in batches())
 
-    smaller = pruning.prune(bit, Units(method="units", remove=1), own_answers)
+    smaller = prune(bit, Units(method="units", remove=1), own_answers)
     assert {unit.path for unit in bit.units} - {unit.path for unit in smaller.units} == {idle}
     assert logits(smaller) == pytest.approx(logits(bit), rel=1e-4, abs=1e-4)
     assert smaller.macs < bit.macs
-    fewest = pruning.prune(bit, Units(method="units", remove=3), batches)
+    fewest = prune(bit, Units(method="units", remove=3), batches)
     assert [unit.path[-13:] for unit in fewest.units] == ["block1/unit01", "block2/unit01"]
     with pytest.raises(InputError, match="remove is 4, but only 3 units have an identity shortcut"):
-        pruning.prune(bit, Units(method="units", remove=4), batches)
+        prune(bit, Units(method="units", remove=4), batches)
 
 
-# Combination
+# Recovery
+
+FINETUNING = Recipe(
+    400, 64, learning_rate=0.1, resize=36, image_size=32, warmup=80, decays=(160, 240, 320), padding=2, mixup=0.1,
+    flip=True, weight_decay=0.01, batch_split=4,
+)  # fmt: skip
 
 
-def test_parts_follow_each_other(bit):
-    square = bit.with_weights(bit.weights, image_size=(16, 16))
+@pytest.mark.parametrize(("examples", "steps"), [(3500, 150), (45_000, 3000), (1_000_000, 6000)])
+def test_recovery_takes_more_steps_on_more_images(examples, steps):
+    assert recovering(Channels(method="channels", keep=0.5), FINETUNING, examples=examples).steps == steps
+    assert recovering(Magnitude(method="magnitude", steps=7), FINETUNING, examples=examples).steps == 7
+
+
+def test_recovery_is_as_the_entry_says_and_else_as_fine_tuning():
+    entry = Channels(
+        method="channels", keep=0.5, steps=100, batch_size=16, learning_rate=0.02, learning_rate_schedule="hyperrule",
+        distillation=0.5, temperature=3.0,
+    )  # fmt: skip
+    assert recovering(entry, FINETUNING, examples=3500) == Recipe(
+        100, 16, learning_rate=0.02, resize=36, image_size=32, warmup=20, decays=(40, 60, 80), padding=2, mixup=0.1,
+        flip=True, weight_decay=0.01, batch_split=4, optimizer="adam", distillation=0.5, temperature=3.0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("finetuning", ["hyperrule", "cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["hyperrule", "cosine", "constant"])
+def test_learning_rate_schedule_is_the_entrys(schedule, finetuning):
+    entry = Magnitude(method="magnitude", learning_rate_schedule=schedule)
+    found = recovering(entry, replace(FINETUNING, learning_rate_schedule=finetuning), examples=3500)
+    assert found == recovering(entry, FINETUNING, examples=3500)
+    assert found.learning_rate_schedule == schedule
+
+
+def test_parts_follow_each_other(square):
     parts = [
         Channels(method="channels", keep=0.5, importance="norm", steps=2),
         Magnitude(method="magnitude", sparsity=0.6, steps=3),
     ]
-    trained = []
-
-    def fit(model, how):
-        trained.append(how.method)
-        fit_of(how.steps)(model, how)
-
-    both = recovered(square, Combine(method="combine", parts=parts), fit)
-    assert trained == ["channels", "magnitude"]
+    entry, steps = Combine(method="combine", parts=parts), []
+    both = recovered(square, entry, log=lambda step, values: steps.append(step))
+    assert steps == [1, 2, 3, 4, 5]
     assert both.macs == cut(square, 0.5).macs
     shares = shares_of_zeros(both)
     assert shares == pytest.approx({name: 0 if name in DENSE else 0.6 for name in shares}, abs=0.01)
+    # The second part starts from the first one's recovered model.
+    first = recovered(square, parts[0])
+    then = recover(first, first, parts[1], run_of_noise())
+    assert all(np.array_equal(both.weights[name], value) for name, value in then.weights.items())
+
+
+def test_importance_is_measured_on_as_many_images_as_the_model_is_small(square):
+    run = run_of_noise()
+    run = replace(run, recipe=replace(run.recipe, mixup=0.5))
+    shown = list(sampled(run, square))
+    assert sum(len(pixels) for pixels, _ in shown) == 512
+    assert all(set(np.unique(targets)) == {0, 1} for _, targets in shown)  # not mixed
+    large = square.with_weights(square.weights, image_size=(2**14, 2**14))
+    assert large.macs > 2e11 / 32
+    assert sum(len(pixels) for pixels, _ in sampled(run, large)) == 32
 
 
 # Conversion
@@ -393,10 +442,10 @@ def test_parts_follow_each_other(bit):
 @pytest.mark.parametrize(
     "scheme",
     [*(Scheme(scheme=scheme) for scheme in ("float32", "float16", "dynamic")), Int8(scheme="int8")],
-    ids=lambda how: how.scheme,
+    ids=lambda scheme: scheme.scheme,
 )
 def test_sparsity_survives_conversion(bit, scheme, tmp_path):
-    pruned = pruning.prune(bit, Magnitude(method="magnitude", sparsity=0.8), no_batches)
+    pruned = prune(bit, Magnitude(method="magnitude", sparsity=0.8), no_batches)
     calibration = np.random.default_rng(4).integers(256, size=(4, 16, 12, 3), dtype=np.uint8)
     (tmp_path / "model.tflite").write_bytes(conversion.convert(pruned, scheme, calibration))
     found = runtime.sparsity(tmp_path / "model.tflite")
@@ -419,7 +468,7 @@ def narrow():
     head = random.standard_normal(fresh.weights[f"{HEAD}/kernel"].shape).astype(np.float32)
     whole = (fresh.with_weights(fresh.weights | {f"{HEAD}/kernel": head})).folded()
     images = random.integers(256, size=(8, 64, 64, 3)).astype(np.float32), np.eye(3, dtype=np.float32)[np.arange(8) % 3]
-    return whole, pruning.prune(whole, Channels(method="channels", keep=0.5), lambda: [images])
+    return whole, prune(whole, Channels(method="channels", keep=0.5), lambda: [images])
 
 
 @pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int8"])
@@ -428,8 +477,8 @@ def test_pruned_bit_of_many_blocks_converts(narrow, scheme, tmp_path):
     assert [unit.path for unit in smaller.units] == [unit.path for unit in whole.units]
     assert smaller.macs < 0.7 * whole.macs
     pixels = np.random.default_rng(7).integers(256, size=(8, 64, 64, 3), dtype=np.uint8)
-    how = Int8(scheme=scheme) if scheme == "int8" else Scheme(scheme=scheme)
-    (tmp_path / "model.tflite").write_bytes(conversion.convert(smaller, how, pixels))
+    entry = Int8(scheme=scheme) if scheme == "int8" else Scheme(scheme=scheme)
+    (tmp_path / "model.tflite").write_bytes(conversion.convert(smaller, entry, pixels))
     found = runtime.Classifier(tmp_path / "model.tflite").logits(pixels)
     expected = network.build(smaller)(pixels.astype(np.float32)).numpy()
     # A random network with two channels a group magnifies what integers round off.

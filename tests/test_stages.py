@@ -20,6 +20,8 @@ from bitlite.bit.shapes import Shape
 from bitlite.bit.weights import Bit, untrained
 from bitlite.images import dataset
 from bitlite.litert import runtime
+from bitlite.training.curves import logged
+from bitlite.training.recipe import finetuning_on_dataset
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.files import read_csv
 from bitlite.workflow.params import Finetune
@@ -287,7 +289,7 @@ def test_auto_sizes_follow_the_images(tmp_path, monkeypatch):
     Image.new("RGB", (100, 97)).save(encoded, "png")
     dataset.write(dataset.DATASET, ("a",), {"train": lambda: iter([(encoded.getvalue(), 0)])})
     sizes = {"image_size": 480}, {"image_size": 480, "resize": 512}, {}
-    recipes = [finetune.recipe_of(Finetune(**given)) for given in sizes]
+    recipes = [finetuning_on_dataset(Finetune(**given)) for given in sizes]
     assert [(recipe.resize, recipe.image_size) for recipe in recipes] == 3 * [(512, 480)]
 
 
@@ -329,11 +331,11 @@ def test_finetuning_that_is_killed_and_run_again_gives_what_an_unbroken_one_give
     slow = """
 import time
 from functools import partial
+from bitlite.training import loop
 from stages import finetune
-from stages.bit import training
-batches = training.batches
-training.batches = lambda *args: (time.sleep(0.4) or batch for batch in batches(*args))
-training.Checkpoint = partial(training.Checkpoint, seconds=0)
+batches = loop.batches
+loop.batches = lambda *args: (time.sleep(0.4) or batch for batch in batches(*args))
+finetune.Checkpoint = partial(finetune.Checkpoint, seconds=0)
 finetune.main()
 """
     process = subprocess.Popen([sys.executable, "-c", slow], env=os.environ | {"PYTHONPATH": str(ROOT)})
@@ -349,7 +351,7 @@ finetune.main()
 def test_repository_without_a_commit_says_what_to_do(copy):
     subprocess.run(["git", "init", "-q"], check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True)
-    with pytest.raises(InputError, match="git commit, then run again"), finetune.logged(Path("plots/finetune")):
+    with pytest.raises(InputError, match="git commit, then run again"), logged(Path("plots/finetune")):
         pass
 
 

@@ -15,8 +15,13 @@ from bitlite.bit import network
 from bitlite.bit.names import HEAD
 from bitlite.bit.shapes import Shape
 from bitlite.bit.weights import untrained
-from bitlite.training import training
-from bitlite.training.hyperrule import Recipe, learning_rate
+from bitlite.training import loop
+from bitlite.training.batches import GREY, Images, ahead, batches
+from bitlite.training.checkpoint import Checkpoint
+from bitlite.training.inference import PREDICTION_BATCH, inference, mean_loss, predict
+from bitlite.training.loop import Run, fit
+from bitlite.training.recipe import Recipe, learning_rate
+from bitlite.training.step import distillation_losses, first_host
 from bitlite.workflow.errors import InputError
 
 RECIPE = Recipe(
@@ -29,14 +34,14 @@ def images_of(count, side=8, seed=0, classes=3):
     random = np.random.default_rng(seed)
     labels = np.arange(count, dtype=np.int32) % classes
     colours = 60 + 130 * np.eye(3)[labels % 3][:, None, None]
-    return training.Images(np.clip(random.normal(colours, 40, (count, side, side, 3)), 0, 255).astype(np.uint8), labels)
+    return Images(np.clip(random.normal(colours, 40, (count, side, side, 3)), 0, 255).astype(np.uint8), labels)
 
 
 # Batches
 
 
 def drawn(images, seed=0, classes=3, **changes):
-    return list(training.batches(images, replace(RECIPE, flip=False, **changes), classes, seed))
+    return list(batches(images, replace(RECIPE, flip=False, **changes), classes, seed))
 
 
 def assert_equal(some, others):
@@ -65,7 +70,7 @@ def test_batches_have_the_networks_types():
 @pytest.mark.parametrize("batch_size", [4, 10, 25])
 def test_every_epoch_shows_every_image_once_in_a_new_order(batch_size):
     pixels = np.full((10, 8, 8, 3), np.arange(10)[:, None, None, None], np.uint8)
-    images = training.Images(pixels, np.arange(10, dtype=np.int32))
+    images = Images(pixels, np.arange(10, dtype=np.int32))
     shown = drawn(images, classes=10, steps=100 // batch_size, batch_size=batch_size)
     order = np.concatenate([pixels[:, 0, 0, 0] for pixels, _ in shown])
     assert order.tolist() == np.concatenate([targets.argmax(1) for _, targets in shown]).tolist()
@@ -77,7 +82,7 @@ def test_every_epoch_shows_every_image_once_in_a_new_order(batch_size):
 def test_crops_are_parts_of_the_image():
     # A pixel's value tells its place, of which 3 x 3 are possible; height and width differ to tell them apart.
     places = np.arange(10 * 10, dtype=np.uint8).reshape(1, 10, 10, 1) * np.ones((1, 1, 1, 3), np.uint8)
-    images = training.Images(places, np.zeros(1, np.int32))
+    images = Images(places, np.zeros(1, np.int32))
     corners = set()
     for pixels, _ in drawn(images, classes=1, steps=20, resize=10):
         for crop in pixels:
@@ -87,12 +92,55 @@ def test_crops_are_parts_of_the_image():
     assert corners == {(top, left) for top in range(3) for left in range(3)}
 
 
+def windows(image, side):
+    """Every square of `side` pixels of an image, by its top and left."""
+    height, width, _ = image.shape
+    return {
+        (top, left): image[top : top + side, left : left + side]
+        for top in range(height - side + 1)
+        for left in range(width - side + 1)
+    }
+
+
+@pytest.mark.parametrize(("resize", "padding"), [(8, 2), (9, 1)])
+def test_padding_surrounds_the_image_with_grey(resize, padding):
+    image = np.arange(resize * resize * 3, dtype=np.uint8).reshape(resize, resize, 3)
+    side = resize + 2 * padding
+    surrounded = np.full((side, side, 3), 127.5)
+    surrounded[padding:-padding, padding:-padding] = image
+    images = Images(image[None], np.zeros(1, np.int32))
+    seen = set()
+    for pixels, _ in drawn(images, classes=1, steps=20, resize=resize, padding=padding):
+        assert pixels.dtype == np.float32
+        for crop in pixels:
+            (place,) = [place for place, window in windows(surrounded, 8).items() if np.array_equal(crop, window)]
+            seen.add(place)
+    # At the image's own scale there are as many places as `padding` leaves on both sides.
+    assert seen == set(windows(surrounded, 8))
+
+
+def test_padded_images_are_mirrored_after_they_are_cropped():
+    image = np.random.default_rng(0).integers(256, size=(8, 8, 3), dtype=np.uint8)
+    surrounded = np.full((10, 10, 3), 127.5)
+    surrounded[1:-1, 1:-1] = image
+    recipe = replace(RECIPE, padding=1, steps=10)
+    allowed = [crop for window in windows(surrounded, 8).values() for crop in (window, window[:, ::-1])]
+    for pixels, _ in batches(Images(image[None], np.zeros(1, np.int32)), recipe, 1, seed=0):
+        assert all(any(np.array_equal(crop, each) for each in allowed) for crop in pixels)
+
+
+def test_padding_is_zero_to_the_network():
+    model = network.build(bit_of())
+    normalized = tf.keras.Model(model.input, model.get_layer("normalize").output)
+    assert not np.any(normalized(np.full((1, 8, 8, 3), GREY, np.float32)))
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_flip_mirrors_about_half(flip):
     image = np.random.default_rng(0).integers(256, size=(8, 8, 3), dtype=np.uint8)
-    images = training.Images(image[None], np.zeros(1, np.int32))
+    images = Images(image[None], np.zeros(1, np.int32))
     recipe = replace(RECIPE, flip=flip, steps=20)
-    shown = np.concatenate([pixels for pixels, _ in training.batches(images, recipe, 1, seed=0)])
+    shown = np.concatenate([pixels for pixels, _ in batches(images, recipe, 1, seed=0)])
     mirrored = [np.array_equal(each, image[:, ::-1]) for each in shown]
     assert all(mirror or np.array_equal(each, image) for each, mirror in zip(shown, mirrored, strict=True))
     # Of 240; four standard deviations of a fair coin are 31.
@@ -102,7 +150,7 @@ def test_flip_mirrors_about_half(flip):
 def test_mixup_mixes_pixels_and_targets_alike():
     # A class an image: the targets tell which images were mixed, and how.
     pixels = np.random.default_rng(0).integers(256, size=(12, 8, 8, 3), dtype=np.uint8)
-    images = training.Images(pixels, np.arange(12, dtype=np.int32))
+    images = Images(pixels, np.arange(12, dtype=np.int32))
     shares = set()
     for mixed, targets in drawn(images, classes=12, mixup=0.5):
         assert np.allclose(targets.sum(1), 1, atol=1e-6) and targets.min() >= 0
@@ -123,13 +171,18 @@ def bit_of(seed=0):
     return bit.with_head(("a", "b", "c"), (8, 8))
 
 
-def trained(bit, recipe=RECIPE, *, seed=0, part="all", train=None, **how):
-    """The weights after training on the toy problem, and what was logged, with its step."""
+def run_of(recipe=RECIPE, *, seed=0, train=None):
+    """A run on the toy problem."""
+    return Run(recipe, train or images_of(36), images_of(30, seed=1), seed)
+
+
+def trained(bit, recipe=RECIPE, *, seed=0, part="all", train=None, **options):
+    """The weights after training on the toy problem, and the points of the curve, with their steps."""
     model = network.build(bit)
     network.set_trainable(model, part)
     curve = []
-    how = {"log": lambda step, values: curve.append({"step": step, **values})} | how
-    training.fit(model, train or images_of(36), images_of(30, seed=1), recipe, seed=seed, **how)
+    options = {"log": lambda step, values: curve.append({"step": step, **values})} | options
+    fit(model, run_of(recipe, seed=seed, train=train), **options)
     return network.get_weights(model), curve
 
 
@@ -160,7 +213,7 @@ def test_curve(run):
 
 
 def test_curve_gives_means_since_its_last_point(monkeypatch, run):
-    monkeypatch.setattr(training, "LOGGED", 4)
+    monkeypatch.setattr(loop, "LOGGED", 4)
     _, (*_, last) = trained(bit_of())
     assert last["step"] == 20
     # Which is step 18, where validation is.
@@ -193,7 +246,7 @@ def test_a_step_is_of_the_recipes_learning_rate():
     # From a head of zeros every class gets 1/3, so the gradient of its bias is 1/3 less its share of the batch.
     recipe = replace(RECIPE, steps=1, batch_size=9, warmup=4)
     images = images_of(36)
-    ((_, targets),) = training.batches(images, recipe, 3, seed=0)
+    ((_, targets),) = batches(images, recipe, 3, seed=0)
     weights, _ = trained(bit_of(), recipe, train=images)
     assert np.ptp(targets.mean(0)) > 0
     assert weights[f"{HEAD}/bias"] == pytest.approx(-0.03 / 4 * (1 / 3 - targets.mean(0)), abs=1e-7)
@@ -227,7 +280,7 @@ def softmax(x):
 def test_distillation_loss(temperature):
     teacher, student = np.random.default_rng(0).normal(0, 3, (2, 6, 4)).astype(np.float32)
     expected = -np.sum(softmax(teacher / temperature) * np.log(softmax(student / temperature)), axis=1)
-    losses = training.distillation_losses(tf.constant(teacher), tf.constant(student), temperature)
+    losses = distillation_losses(tf.constant(teacher), tf.constant(student), temperature)
     assert losses.numpy() == pytest.approx(temperature**2 * expected, rel=1e-5)
 
 
@@ -238,18 +291,26 @@ def teacher(run):
 
 def test_student_of_the_teacher_alone_ignores_labels(run, teacher):
     images = images_of(36)
-    shuffled = training.Images(images.pixels, np.random.default_rng(0).permutation(images.labels))
-    alone = training.Teacher(teacher, weight=1, temperature=2)
-    weights, curve = trained(bit_of(seed=7), train=images, teacher=alone)
-    assert digest(trained(bit_of(seed=7), train=shuffled, teacher=alone)[0]) == digest(weights)
+    shuffled = Images(images.pixels, np.random.default_rng(0).permutation(images.labels))
+    alone = replace(RECIPE, distillation=1, temperature=2)
+    weights, curve = trained(bit_of(seed=7), alone, train=images, teacher=teacher)
+    assert digest(trained(bit_of(seed=7), alone, train=shuffled, teacher=teacher)[0]) == digest(weights)
     assert curve[-1]["loss"] < curve[0]["loss"] and curve[-1]["validation_accuracy"] > 0.5
     assert digest(network.get_weights(teacher)) == digest(run[0])  # the teacher does not learn
 
 
 def test_teachers_weight_mixes_the_losses(teacher):
     # A student with a head of zeros gives 1/3 to each class, whatever the temperature.
-    _, (row,) = trained(bit_of(), replace(RECIPE, steps=1), teacher=training.Teacher(teacher, 0.25, temperature=3))
+    recipe = replace(RECIPE, steps=1, distillation=0.25, temperature=3)
+    _, (row,) = trained(bit_of(), recipe, teacher=teacher)
     assert row["loss"] == pytest.approx(0.75 * np.log(3) + 0.25 * 9 * np.log(3), rel=1e-5)
+
+
+def test_head_alone_follows_a_teacher(run, teacher):
+    recipe = replace(RECIPE, flip=False, distillation=1, temperature=2)
+    weights, curve = trained(bit_of(), recipe, part="head", teacher=teacher)
+    assert curve[-1]["loss"] < curve[0]["loss"]
+    assert not np.array_equal(weights[f"{HEAD}/kernel"], bit_of().weights[f"{HEAD}/kernel"])
 
 
 # Interruption
@@ -269,9 +330,9 @@ def interrupt(at):
 
 @pytest.mark.parametrize("logged", [20, 3])
 def test_interrupted_training_ends_as_an_unbroken_one(tmp_path, monkeypatch, logged):
-    monkeypatch.setattr(training, "LOGGED", logged)
+    monkeypatch.setattr(loop, "LOGGED", logged)
     unbroken, curve = trained(bit_of())
-    checkpoint = training.Checkpoint(tmp_path / "state.npz", "data", seconds=0)
+    checkpoint = Checkpoint(tmp_path / "state.npz", "data", seconds=0)
     for at in (7, 13, 17) if logged == 20 else (13,):
         with pytest.raises(Interruption):
             trained(bit_of(), checkpoint=checkpoint, log=interrupt(at))
@@ -282,18 +343,17 @@ def test_interrupted_training_ends_as_an_unbroken_one(tmp_path, monkeypatch, log
 
 
 def test_training_goes_on_from_the_checkpoint_instead_of_the_start(tmp_path, monkeypatch):
-    checkpoint = training.Checkpoint(tmp_path / "state.npz", "data", seconds=0)
+    checkpoint = Checkpoint(tmp_path / "state.npz", "data", seconds=0)
     with pytest.raises(Interruption):
         trained(bit_of(), checkpoint=checkpoint, log=interrupt(15))
     firsts = []
-    original = training.batches
-    monkeypatch.setattr(training, "batches", lambda *args: firsts.append(args[-1]) or original(*args))
+    monkeypatch.setattr(loop, "batches", lambda *args: firsts.append(args[-1]) or batches(*args))
     trained(bit_of(), checkpoint=checkpoint)
     assert firsts == [14]
 
 
 def test_checkpoint_of_another_trunk_is_ignored(tmp_path):
-    plain, checkpoint = replace(RECIPE, flip=False), training.Checkpoint(tmp_path / "state.npz", "data", seconds=0)
+    plain, checkpoint = replace(RECIPE, flip=False), Checkpoint(tmp_path / "state.npz", "data", seconds=0)
     expected, _ = trained(bit_of(), plain, part="head")
     with pytest.raises(Interruption):
         trained(bit_of(seed=1), plain, part="head", checkpoint=checkpoint, log=interrupt(12))
@@ -302,7 +362,7 @@ def test_checkpoint_of_another_trunk_is_ignored(tmp_path):
 
 @pytest.mark.parametrize("other", ["data", "seed", "recipe", "weights", "damage"])
 def test_checkpoint_of_another_run_is_ignored(tmp_path, run, other):
-    checkpoint = training.Checkpoint(tmp_path / "state.npz", "other" if other == "data" else "data", seconds=0)
+    checkpoint = Checkpoint(tmp_path / "state.npz", "other" if other == "data" else "data", seconds=0)
     recipe = replace(RECIPE, flip=False) if other == "recipe" else RECIPE
     with pytest.raises(Interruption):
         trained(
@@ -329,7 +389,7 @@ def train_under(devices, path):
     """For `elsewhere`: train as the fixture `run` does, and save the weights."""
     with devices.scope():
         model = network.build(bit_of())
-    training.fit(model, images_of(36), images_of(30, seed=1), RECIPE, seed=0)
+    fit(model, run_of())
     np.savez(path, replicas=devices.num_replicas_in_sync, **network.get_weights(model))
 
 
@@ -358,7 +418,7 @@ def test_two_hosts_train_as_one_does(tmp_path, run):
     paths = [tmp_path / f"{index}.npz" for index in range(2)]
     processes = [
         elsewhere(
-            f"t.train_under(t.training.strategy('all_hosts'), {str(path)!r})",
+            f"from bitlite.training.step import strategy;t.train_under(strategy('all_hosts'), {str(path)!r})",
             TF_CONFIG=json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}),
         )
         for index, path in enumerate(paths)
@@ -373,7 +433,7 @@ def test_first_host(monkeypatch, config, first):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if config is not None:
         monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {}, "task": {"type": "worker", "index": config}}))
-    assert training.first_host() is first
+    assert first_host() is first
 
 
 def test_split_batches_train_as_whole_ones_do(run):
@@ -393,9 +453,7 @@ def test_mixed_precision_learns_in_bfloat16_and_keeps_float32_weights(run):
         model = network.build(bit_of())
     assert model.get_layer("resnet/block1/unit01/b/standardized_conv2d").compute_dtype == "bfloat16"
     curve = []
-    training.fit(
-        model, images_of(36), images_of(30, seed=1), RECIPE, seed=0, log=lambda _, values: curve.append(values)
-    )
+    fit(model, run_of(), log=lambda _, values: curve.append(values))
     assert all(value.dtype == np.float32 for value in network.get_weights(model).values())
     assert curve[-1]["validation_accuracy"] > 0.9
     assert curve[-1]["loss"] == pytest.approx(run[1][-1]["loss"], abs=0.1)
@@ -417,18 +475,23 @@ def test_features_of_a_frozen_trunk_train_the_head_as_images_do(monkeypatch):
 
 @pytest.mark.parametrize(
     ("part", "recipe", "computed_once"),
-    [("head", PLAIN, True), ("all", PLAIN, False), ("last_block", PLAIN, False), ("head", RECIPE, False)],
+    [
+        ("head", PLAIN, True),
+        ("all", PLAIN, False),
+        ("last_block", PLAIN, False),
+        ("head", RECIPE, False),
+        ("head", replace(PLAIN, padding=1), False),
+    ],
 )
 def test_each_image_goes_through_a_frozen_trunk_once(monkeypatch, part, recipe, computed_once):
     shapes = set()
-    original = training.batches
 
     def seen(*args):
-        for pixels, targets in original(*args):
+        for pixels, targets in batches(*args):
             shapes.add(pixels.shape[1:])
             yield pixels, targets
 
-    monkeypatch.setattr(training, "batches", seen)
+    monkeypatch.setattr(loop, "batches", seen)
     trained(bit_of(), recipe, part=part)
     assert shapes == ({(1, 1, 32)} if computed_once else {(8, 8, 3)})
 
@@ -444,7 +507,7 @@ def test_batches_are_prepared_ahead_in_order():
             made.append(item)
             yield item
 
-    coming = training.ahead(items(), depth=3)
+    coming = ahead(items(), depth=3)
     assert next(coming) == 0
     deadline = time.monotonic() + 10
     while len(made) < 4 and time.monotonic() < deadline:
@@ -459,7 +522,7 @@ def test_what_fails_ahead_is_told():
         raise InputError("a damaged image")
 
     with pytest.raises(InputError, match="a damaged image"):
-        list(training.ahead(items()))
+        list(ahead(items()))
 
 
 # Prediction
@@ -469,9 +532,22 @@ def test_predict_keeps_the_order_over_batches():
     bit = bit_of()
     head = np.random.default_rng(0).normal(size=bit.weights[f"{HEAD}/kernel"].shape)
     model = network.build(bit.with_weights({**bit.weights, f"{HEAD}/kernel": head}))
-    pixels = np.random.default_rng(1).integers(256, size=(training.PREDICTION_BATCH + 3, 8, 8, 3), dtype=np.uint8)
-    logits = training.predict(model, pixels)
+    pixels = np.random.default_rng(1).integers(256, size=(PREDICTION_BATCH + 3, 8, 8, 3), dtype=np.uint8)
+    logits = predict(model, pixels)
     assert logits.shape == (len(pixels), 3)
     for index in (0, 255, 256, -1):
         expected = model(pixels[index][None].astype(np.float32)).numpy()
         assert logits[index] == pytest.approx(expected[0], rel=1e-3, abs=1e-4)
+
+
+def test_mean_loss_is_that_of_all_images():
+    random = np.random.default_rng(0)
+    bit = bit_of()
+    head = random.normal(size=bit.weights[f"{HEAD}/kernel"].shape).astype(np.float32)
+    model = network.build(bit.with_weights({**bit.weights, f"{HEAD}/kernel": head}))
+    pixels = random.integers(256, size=(7, 8, 8, 3)).astype(np.float32)
+    targets = softmax(random.normal(size=(7, 3))).astype(np.float32)
+    expected = np.mean(-np.sum(targets * np.log(softmax(model(pixels).numpy().astype(np.float64))), axis=1))
+    # Batches of unequal sizes: every image counts alike.
+    parts = [(pixels[:5], targets[:5]), (pixels[5:], targets[5:])]
+    assert mean_loss(inference(model), parts) == pytest.approx(expected, rel=1e-5)

@@ -1,1 +1,1 @@
-"""Pruning, and recovery from it."""
+"""Pruning: weights to zero, or channels and units away for real; and recovery, the training that follows."""

@@ -1,1 +1,1 @@
-"""BiT-HyperRule, and training."""
+"""Training: BiT-HyperRule, one loop for pretraining, fine-tuning and recovery, and the metrics of a model."""

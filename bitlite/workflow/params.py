@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -94,9 +94,15 @@ class Recovery(Section):
     distillation: Share = 0.0
     temperature: PositiveFloat = 2.0
 
+    @property
+    def parts(self) -> tuple["Recovery"]:
+        """The entry alone, as a combination of one."""
+        return (self,)
+
 
 class NoPruning(Section):
     method: Literal["none"]
+    parts: ClassVar = ()
 
 
 # Patterns of convolutions' paths, with the wildcards of shells.
@@ -131,12 +137,18 @@ class Channels(Recovery):
     target_latency: Part | None = None
     importance: Literal["norm", "taylor"] = "taylor"
 
+    SIZES: ClassVar = ("keep", "target_macs", "target_parameters", "target_latency")
+
     @model_validator(mode="after")
     def _one_size(self):
-        sizes = ("keep", "target_macs", "target_parameters", "target_latency")
-        if sum(getattr(self, size) is not None for size in sizes) != 1:
-            raise ValueError(f"needs one of {', '.join(sizes)}")
+        if sum(getattr(self, key) is not None for key in self.SIZES) != 1:
+            raise ValueError(f"needs one of {', '.join(self.SIZES)}")
         return self
+
+    @property
+    def size(self) -> tuple[str, float]:
+        """The key that says how many channels stay, and its value."""
+        return next((key, value) for key in self.SIZES if (value := getattr(self, key)) is not None)
 
 
 class Units(Recovery):

@@ -1,0 +1,100 @@
+"""How many groups of each inner norm stay, so that a BiT becomes as small as asked for. NumPy only.
+
+Inner norms are those inside the bottlenecks, before convolutions b and c.
+"""
+
+from collections.abc import Callable, Mapping
+from operator import attrgetter
+
+import numpy as np
+
+from bitlite.bit.weights import Bit
+from bitlite.workflow.errors import InputError
+
+# Importance [groups] of each group of every inner norm, by the norm's path.
+Importance = dict[str, np.ndarray]
+# Sorted indices of the groups of every inner norm that stay, by the norm's path.
+Kept = dict[str, np.ndarray]
+
+# The size of a convolution that a target is about, by the target's key in params.yaml.
+COUNTED = {"target_macs": attrgetter("macs"), "target_parameters": attrgetter("kernel.size")}
+# Where shares follow from importance, a norm keeps at least one of these shares of what one share for all leaves it.
+FLOORS = (1.0, 0.9, 0.75, 0.5)
+
+
+def evenly(importance: Importance, share: float) -> Kept:
+    """The most important groups, of every norm the same share. Raises InputError if that leaves a norm none."""
+    counts = {norm: round(len(values) * share) for norm, values in importance.items()}
+    for norm, count in counts.items():
+        if count < 1:
+            groups = len(importance[norm])
+            raise InputError(
+                f"keep is {share:g}, which leaves none of the {groups} groups of {norm}: more than "
+                f"{0.5 / groups:g} does"
+            )
+    return {norm: _best(importance[norm], count) for norm, count in counts.items()}
+
+
+def within(bit: Bit, importance: Importance, key: str, target: float, loss: Callable[[Kept], float]) -> Kept:
+    """The groups that stay if the size `key`, one of COUNTED, may be at most the share `target` of that of `bit`.
+
+    Groups go in the order of the importance that is lost for each multiply-add or weight saved. Importance holds for
+    one group at a time, so by this order alone some norms would be left with next to nothing. Therefore a norm keeps at
+    least a share, the floor, of the groups that it would keep if all norms kept the same share. Of FLOORS the one with
+    the least `loss` is taken; the floor 1 is the same share for all. Raises InputError if the target is out of reach.
+    """
+    counts = {norm: len(values) for norm, values in importance.items()}
+    size = size_of(bit, key)
+    full = size(counts)
+    most = max(counts.values())
+    alike = [{norm: max(1, round(count * n / most)) for norm, count in counts.items()} for n in range(1, most + 1)]
+    fitting = [even for even in alike if size(even) <= target * full]
+    if not fitting:
+        raise InputError(f"{key} is {target:g}, but channels can't bring it below {size(alike[0]) / full:.3f}")
+
+    saved = {norm: full - size(counts | {norm: count - 1}) for norm, count in counts.items()}
+    order = sorted(
+        (value / saved[norm], norm, group) for norm, values in importance.items() for group, value in enumerate(values)
+    )
+
+    def with_floor(floor: float) -> Kept:
+        kept = {norm: set(range(count)) for norm, count in counts.items()}
+        for _, norm, group in order:
+            if len(kept[norm]) > max(1, round(floor * fitting[-1][norm])):
+                kept[norm].remove(group)
+                if size({name: len(groups) for name, groups in kept.items()}) <= target * full:
+                    break
+        return {norm: np.array(sorted(groups)) for norm, groups in kept.items()}
+
+    return min((with_floor(floor) for floor in FLOORS), key=loss)
+
+
+def least_share(bit: Bit, key: str) -> float:
+    """The share of the size `key`, one of COUNTED, that `bit` has left with one group in every inner norm."""
+    size = size_of(bit, key)
+    return size(dict.fromkeys(bit.inner_norms, 1)) / size({norm: bit.groups(norm) for norm in bit.inner_norms})
+
+
+def size_of(bit: Bit, key: str) -> Callable[[Mapping[str, int]], float]:
+    """A function that takes the number of groups that each inner norm keeps, and returns the size of all convolutions.
+
+    `key`, one of COUNTED, says which size.
+    """
+    groups = {norm: bit.groups(norm) for norm in bit.inner_norms}
+    # A convolution reads the channels of the norm before it, and gives those of the norm behind it.
+    before, behind = {}, {}
+    for unit in bit.units:
+        before |= {unit.conv("b"): unit.norm("b"), unit.conv("c"): unit.norm("c")}
+        behind |= {unit.conv("a"): unit.norm("b"), unit.conv("b"): unit.norm("c")}
+    convolutions = [(COUNTED[key](each), before.get(each.path), behind.get(each.path)) for each in bit.convolutions]
+
+    def size(kept: Mapping[str, int]) -> float:
+        share = {norm: kept[norm] / count for norm, count in groups.items()} | {None: 1}
+        return sum(full * share[read] * share[given] for full, read, given in convolutions)
+
+    return size
+
+
+def _best(values: np.ndarray, count: int) -> np.ndarray:
+    """Sorted indices of the `count` highest values."""
+    return np.sort(np.argsort(-values, kind="stable")[:count])

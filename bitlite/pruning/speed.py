@@ -1,0 +1,58 @@
+"""The largest BiT whose file is fast enough on this machine."""
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bitlite.bit.weights import Bit
+from bitlite.litert import latency
+from bitlite.tflite import conversion
+from bitlite.workflow.errors import InputError
+from bitlite.workflow.params import Scheme
+
+# Shares of the multiply-adds at which latency is measured.
+GRID = tuple(step / 20 for step in range(1, 20))
+
+
+def fast_enough(bit: Bit, smaller: Callable[[float], Bit], least: float, target: float) -> Bit:
+    """The largest BiT that `smaller` makes of `bit` whose latency, as a share of that of `bit`, is within `target`.
+
+    `smaller` takes a share of the multiply-adds, of which `least` is in its reach. Raises InputError if the target is
+    out of reach on this machine.
+    """
+    with TemporaryDirectory() as scratch:
+        return largest(
+            smaller,
+            [share for share in GRID if share >= least],
+            target,
+            lambda candidate: latency_share(candidate, bit, Path(scratch)),
+        )
+
+
+def largest(
+    smaller: Callable[[float], Bit], shares: list[float], target: float, latency_of: Callable[[Bit], float]
+) -> Bit:
+    """The BiT that `smaller` makes for the largest of the rising `shares` with a latency within `target`, by bisection.
+
+    Raises InputError with the latency for the smallest share if that is above `target`.
+    """
+    found = smaller(shares[0])
+    if (least := latency_of(found)) > target:
+        raise InputError(f"target_latency is {target:g}, but channels can't bring it below {least:.2f} on this machine")
+    low, high = 0, len(shares)
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = smaller(shares[middle])
+        if latency_of(tried) <= target:
+            low, found = middle, tried
+        else:
+            high = middle
+    return found
+
+
+def latency_share(bit: Bit, other: Bit, scratch: Path) -> float:
+    """Latency of `bit` as a share of that of `other`, both as files of scheme dynamic, measured in turns."""
+    paths = scratch / "bit.tflite", scratch / "other.tflite"
+    for path, each in zip(paths, (bit, other), strict=True):
+        path.write_bytes(conversion.convert(each, Scheme(scheme="dynamic")))
+    return latency.ratio(*paths)

@@ -1,0 +1,72 @@
+"""The file from which an interrupted training run goes on."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from bitlite.training.recipe import Recipe
+from bitlite.workflow.files import read_npz, remove, whole
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    done: steps. curve: its points so far, (step, values by name). recent: [loss, accuracy] of every step since the last
+    point.
+    """
+
+    done: int = 0
+    curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    recent: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The file at `path`, which is written every so many `seconds` and removed when the run is done.
+
+    identity: digest of the data. A file that another run left, by data, recipe, seed or first weights, is ignored.
+    """
+
+    path: Path
+    identity: str
+    seconds: float = 60
+
+    def fingerprint(self, recipe: Recipe, seed: int, weights: Sequence[tf.Variable]) -> str:
+        """Digest of everything that decides the outcome of a run which starts from `weights`."""
+        digest = hashlib.sha256(repr((self.identity, recipe, seed)).encode())
+        for variable in weights:
+            digest.update(variable.numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, fingerprint: str, variables: Sequence[tf.Variable], progress: Progress) -> None:
+        """Write the values of `variables` and the progress of the run that has this fingerprint."""
+        state = json.dumps({"run": fingerprint, "done": progress.done, "curve": progress.curve})
+        arrays = {f"variable{index}": variable.numpy() for index, variable in enumerate(variables)}
+        with whole(self.path) as temporary, temporary.open("wb") as file:
+            np.savez(file, state=state, recent=np.reshape(progress.recent, (-1, 2)), **arrays)
+
+    def restore(self, fingerprint: str, variables: Sequence[tf.Variable]) -> Progress:
+        """The progress of the run that has this fingerprint, with `variables` set to its values.
+
+        Without a file of that run, or if it is damaged, `variables` stay and there is no progress.
+        """
+        try:
+            arrays = read_npz(self.path)
+            state = json.loads(str(arrays["state"]))
+            if state["run"] != fingerprint:
+                return Progress()
+        except (OSError, ValueError, KeyError):
+            return Progress()
+        for index, variable in enumerate(variables):
+            variable.assign(arrays[f"variable{index}"])
+        return Progress(state["done"], [tuple(point) for point in state["curve"]], list(arrays["recent"]))
+
+    def remove(self) -> None:
+        """Remove the file, if there is one."""
+        remove(self.path)

@@ -1,0 +1,116 @@
+"""Training of a BiT: one loop for pretraining, fine-tuning and recovery after pruning."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from bitlite.bit import network
+from bitlite.images import dataset
+from bitlite.training.batches import Images, ahead, batches
+from bitlite.training.checkpoint import Checkpoint, Progress
+from bitlite.training.inference import inference, predict
+from bitlite.training.recipe import Recipe, finetuning_on_dataset, learning_rate
+from bitlite.training.step import training_step
+from bitlite.workflow.params import Finetune
+from bitlite.workflow.scores import accuracy
+
+# Points of a training curve, and how many of them have an accuracy on validation.
+LOGGED, VALIDATED = 50, 10
+
+# Takes the number of steps done and values by name.
+Log = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe and its images: `train` at the recipe's `resize`, `validation` at its `image_size`."""
+
+    recipe: Recipe
+    train: Images
+    validation: Images
+    seed: int
+
+    @classmethod
+    def on_dataset(cls, params: Finetune, seed: int) -> "Run":
+        """The fine-tuning that `params` ask for on the prepared data set."""
+        recipe = finetuning_on_dataset(params)
+        train = dataset.read("train", (recipe.resize, recipe.resize), cache_mb=params.cache_mb)
+        validation = dataset.read("validation", (recipe.image_size, recipe.image_size))
+        return cls(recipe, Images(*train), Images(*validation), seed)
+
+
+def fit(
+    model: tf.keras.Model,
+    run: Run,
+    *,
+    teacher: tf.keras.Model | None = None,
+    desc: str = "train",
+    log: Log = lambda step, values: None,
+    checkpoint: Checkpoint | None = None,
+) -> None:
+    """Train the trainable weights of `model` in place, on the devices of the strategy it was built under.
+
+    `teacher` is needed if the recipe has `distillation`. `log` gets `loss`, `accuracy` (means over the batches since it
+    was called last), `learning_rate`, and at times `validation_accuracy`. Equal arguments on an equal machine give
+    bit-equal weights, interrupted or not. Raises InputError if the devices or the recipe's `batch_split` don't divide
+    its `batch_size`.
+
+    Where only the head is trained, on images that are the same in every epoch, features are computed once.
+    """
+    tf.keras.utils.set_random_seed(run.seed)
+    tf.config.experimental.enable_op_determinism()
+    fingerprint = checkpoint and checkpoint.fingerprint(run.recipe, run.seed, model.weights)
+    if not run.recipe.augments and not run.recipe.distillation and network.only_head_trained(model):
+        model, run = _on_features(model, run)
+
+    step, optimizer = training_step(model, run.recipe, teacher)
+    forward = inference(model)
+    variables = [*model.weights, *optimizer.variables]
+    progress = checkpoint.restore(fingerprint, variables) if checkpoint else Progress()
+    for point in progress.curve:
+        log(*point)
+
+    steps, classes = run.recipe.steps, model.output_shape[-1]
+    validate_at = _spread(VALIDATED, steps)
+    log_at = _spread(LOGGED, steps) | validate_at
+    coming = ahead(batches(run.train, run.recipe, classes, run.seed, progress.done))
+    saved = time.monotonic()
+    with tqdm(desc=desc, total=steps, initial=progress.done, unit="step", disable=None) as bar:
+        for batch in coming:
+            rate = learning_rate(progress.done, run.recipe)
+            optimizer.learning_rate.assign(rate)
+            progress.recent.append(step(*batch))
+            progress.done += 1
+            bar.update()
+            if progress.done in log_at:
+                loss, hits = np.mean(progress.recent, axis=0)
+                progress.recent = []
+                values = {"loss": float(loss), "accuracy": float(hits), "learning_rate": rate}
+                if progress.done in validate_at:
+                    outputs = predict(forward, run.validation.pixels)
+                    values["validation_accuracy"] = accuracy(outputs, run.validation.labels)
+                progress.curve.append((progress.done, values))
+                log(progress.done, values)
+                bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()}, refresh=False)
+            if checkpoint and time.monotonic() - saved > checkpoint.seconds:
+                checkpoint.save(fingerprint, variables, progress)
+                saved = time.monotonic()
+    if checkpoint:
+        checkpoint.remove()
+
+
+def _on_features(model: tf.keras.Model, run: Run) -> tuple[tf.keras.Model, Run]:
+    """The head of `model`, and `run` with the trunk's features in place of the images."""
+    with model.distribute_strategy.scope():
+        trunk, head = network.split(model)
+    train, validation = (Images(predict(trunk, each.pixels), each.labels) for each in (run.train, run.validation))
+    return head, replace(run, train=train, validation=validation)
+
+
+def _spread(count: int, steps: int) -> set[int]:
+    """About `count` of the steps 1..`steps`, evenly spread, with the last among them."""
+    return {round(steps * (i + 1) / count) for i in range(count)}

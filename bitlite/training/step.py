@@ -1,0 +1,112 @@
+"""One training step: the loss, its gradients and their use, on one device or on many."""
+
+import json
+import os
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from bitlite.training.hyperrule import MOMENTUM
+from bitlite.training.recipe import Recipe
+from bitlite.workflow.errors import InputError
+
+
+def strategy(devices: str) -> tf.distribute.Strategy:
+    """The strategy under which to build a model that trains on `one` device, `all` GPUs of the host, or `all_hosts`.
+
+    Hosts find each other by TF_CONFIG, so for them this must come before any other use of TensorFlow.
+    """
+    if devices == "all":
+        return tf.distribute.MirroredStrategy()
+    if devices == "all_hosts":
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def first_host() -> bool:
+    """Whether this process is the first that TF_CONFIG names, or has no TF_CONFIG."""
+    return json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {}).get("index", 0) == 0
+
+
+def training_step(
+    model: tf.keras.Model, recipe: Recipe, teacher: tf.keras.Model | None = None
+) -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], tf.keras.optimizers.Optimizer]:
+    """A function of a batch that updates `model` and gives the batch's [mean loss, accuracy]; and its optimizer.
+
+    `teacher` is needed if the recipe has `distillation`. Raises InputError if the devices or the recipe's `batch_split`
+    don't divide its `batch_size`.
+    """
+    devices = model.distribute_strategy
+    if recipe.batch_size % (devices.num_replicas_in_sync * recipe.batch_split):
+        raise InputError(
+            f"batch_size is {recipe.batch_size}, which {devices.num_replicas_in_sync} devices and a batch_split of "
+            f"{recipe.batch_split} don't divide"
+        )
+    with devices.scope():
+        optimizer = _optimizer(recipe)
+        # Variables that the first step made would have it traced twice.
+        optimizer.build(model.trainable_variables)
+
+    def losses_of(pixels, targets, logits):
+        losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+        if not recipe.distillation:
+            return losses
+        followed = distillation_losses(teacher(pixels, training=False), logits, recipe.temperature)
+        return (1 - recipe.distillation) * losses + recipe.distillation * followed
+
+    def gradients_of(pixels, targets):
+        with tf.GradientTape() as tape:
+            logits = tf.cast(model(pixels, training=True), tf.float32)  # [batch, classes]
+            # Divided by the whole batch, so that its parts add up, whatever splits it.
+            loss = tf.reduce_sum(losses_of(pixels, targets, logits)) / recipe.batch_size
+        hits = tf.equal(tf.argmax(logits, axis=1), tf.argmax(targets, axis=1))
+        share = tf.reduce_sum(tf.cast(hits, tf.float32)) / recipe.batch_size
+        return tape.gradient(loss, model.trainable_variables), tf.stack([loss, share])
+
+    def on_device(pixels, targets):
+        if recipe.batch_split == 1:
+            gradients, means = gradients_of(pixels, targets)
+        else:
+            parts = [tf.reshape(x, [recipe.batch_split, -1, *x.shape[1:]]) for x in (pixels, targets)]
+            zeros = [tf.zeros(v.shape) for v in model.trainable_variables], tf.zeros(2)
+            gradients, means = tf.foldl(
+                lambda sums, part: tf.nest.map_structure(tf.add, sums, gradients_of(*part)), parts, zeros,
+                parallel_iterations=1,
+            )  # fmt: skip
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        return means
+
+    @tf.function
+    def on_all_devices(pixels, targets):
+        return devices.reduce("SUM", devices.run(on_device, (pixels, targets)), axis=None)
+
+    def step(pixels, targets):
+        shares = [np.split(x, devices.num_replicas_in_sync) for x in (pixels, targets)]
+        return on_all_devices(
+            *(
+                devices.experimental_distribute_values_from_function(
+                    lambda device, share=share: tf.constant(share[device.replica_id_in_sync_group])
+                )
+                for share in shares
+            )
+        ).numpy()
+
+    return step, optimizer
+
+
+def _optimizer(recipe: Recipe) -> tf.keras.optimizers.Optimizer:
+    decay = recipe.weight_decay or None
+    if recipe.optimizer == "sgd":
+        optimizer = tf.keras.optimizers.SGD(momentum=MOMENTUM, weight_decay=decay)
+    else:
+        optimizer = tf.keras.optimizers.Adam(weight_decay=decay)
+    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    return optimizer
+
+
+def distillation_losses(teacher: tf.Tensor, student: tf.Tensor, temperature: float) -> tf.Tensor:
+    """Cross-entropies [batch] of softened logits [batch, classes], by temperature squared as in arXiv:1503.02531."""
+    targets = tf.nn.softmax(tf.cast(teacher, tf.float32) / temperature)
+    losses = tf.nn.softmax_cross_entropy_with_logits(tf.stop_gradient(targets), student / temperature)
+    return temperature**2 * losses
