@@ -1,3 +1,3 @@
 """Before any test file imports TensorFlow: the package sets which Keras it is to bring."""
 
-import stages  # noqa: F401
+import bitlite  # noqa: F401

@@ -1,18 +1,19 @@
-"""dvc.yaml against the files of the project: a stage's deps name what its code imports, since DVC does not look."""
+"""dvc.yaml against the code: a stage's deps name the rooms that it imports, and imports between rooms run down."""
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
-# What stages write, and so what is missing from a fresh clone.
-WRITTEN = ("data/", "models/", "metrics/", "plots/", "report.html", "restart/models/")
-# The stage `download` runs one branch of its code in each of its two instances.
-OWN_PACKAGE = {"download@dataset": "stages/images/", "download@backbone": "stages/bit/"}
+# A room imports those that come after it.
+ROOMS = (
+    "report", "profiling", "pruning", "tflite", "training", "backbones", "sources", "litert", "bit", "images",
+    "workflow",
+)  # fmt: skip
 
 
 def expanded(path: Path) -> dict[str, dict]:
@@ -42,107 +43,133 @@ STAGES = expanded(ROOT / "dvc.yaml")
 PRETRAINING = expanded(ROOT / "pretrain" / "dvc.yaml")
 
 
-def program(stage: dict, directory: str = "") -> str:
-    """The file that a stage's command runs."""
-    if module := re.search(r"\bpython -m (stages\.\w+)", stage["cmd"]):
-        return module[1].replace(".", "/") + ".py"
-    return directory + re.search(r"\bpython (\w+\.py)", stage["cmd"])[1]
-
-
-def module_files(module: str) -> list[str]:
-    """Files that Python runs to import `module`: those of the packages on the way, and its own if there is one."""
-    parts = module.split(".")
-    packages = ["/".join(parts[: end + 1]) + "/__init__.py" for end in range(len(parts))]
-    return [file for file in (*packages, "/".join(parts) + ".py") if (ROOT / file).is_file()]
-
-
-def imported_modules(node: ast.AST) -> Iterator[str]:
-    """What an import statement may name: `from a import b` runs the module a, and a.b if that is one."""
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-        assert node.level == 0, "relative imports are not followed"
-        yield node.module
-        yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def direct_imports(file: str, *, only_at_top: bool = False) -> set[str]:
-    tree = ast.parse((ROOT / file).read_text())
-    nodes = tree.body if only_at_top else ast.walk(tree)
-    return {found for node in nodes for module in imported_modules(node) for found in module_files(module)}
-
-
-def needed(files: set[str]) -> set[str]:
-    """`files` and all files of the project that they import, directly or not."""
-    found, new = set(), set(files)
-    while new:
-        found |= new
-        new = {file for known in new for file in direct_imports(known)} - found
+def outputs(stage: dict) -> dict[str, dict]:
+    """Paths of what a stage writes, each with its options."""
+    found = {}
+    for kind in ("outs", "metrics", "plots"):
+        for entry in stage.get(kind, []):
+            found |= entry if isinstance(entry, dict) else {entry: {}}
     return found
 
 
-def needed_by_program(file: str) -> set[str]:
-    return needed({file, *module_files(file.removesuffix(".py").replace("/", "."))})
+def writers(dep: str, stages: dict[str, dict]) -> set[str]:
+    """The stages that write `dep` or, if it is a folder, something in it."""
+    return {name for name, stage in stages.items() if any(f"{out}/".startswith(f"{dep}/") for out in outputs(stage))}
 
 
-def missing(needs: set[str], deps: list[str]) -> list[str]:
-    return sorted(needs - set(deps))
+def code(stage: dict) -> set[str]:
+    return {dep for dep in stage.get("deps", []) if "bitlite" in Path(dep).parts or dep.endswith(".py")}
+
+
+def files(module: str) -> set[str]:
+    """Files that Python runs to import `module`: those of the packages on the way, and its own if there is one."""
+    parts = module.split(".")
+    packages = ["/".join(parts[: end + 1]) + "/__init__.py" for end in range(len(parts))]
+    return {file for file in (*packages, "/".join(parts) + ".py") if (ROOT / file).is_file()}
+
+
+def nodes(node: ast.AST, argument: str = "") -> Iterator[ast.AST]:
+    """Nodes at and below `node`; with the command's argument given, without the branches that other arguments take."""
+    yield node
+    match node:
+        case ast.If(test=ast.Compare(left=ast.Name(), ops=[ast.Eq()], comparators=[ast.Constant(value)])) if argument:
+            below = node.body if value == argument else node.orelse
+        case _:
+            below = ast.iter_child_nodes(node)
+    for child in below:
+        yield from nodes(child, argument)
+
+
+def imports(file: str, argument: str = "") -> set[str]:
+    """Files of the project that `file` imports, in functions too."""
+    found = set()
+    for node in nodes(ast.parse((ROOT / file).read_text()), argument):
+        if isinstance(node, ast.Import):
+            found |= {file for alias in node.names for file in files(alias.name)}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative imports are not followed"
+            # `from a import b` runs the module a, and a.b if that is one.
+            found |= files(node.module).union(*(files(f"{node.module}.{alias.name}") for alias in node.names))
+    return found
+
+
+def needed(name: str) -> set[str]:
+    """Files of the project that a stage's command runs, directly or not. An instance of `foreach` runs its branch."""
+    module = re.match(r"python -m (stages\.\w+)", STAGES[name]["cmd"])[1]
+    program = module.replace(".", "/") + ".py"
+    found, new = {program}, imports(program, name.partition("@")[2]) | files(module) - {program}
+    while new:
+        found |= new
+        new = set().union(*(imports(file) for file in new)) - found
+    return found
+
+
+def rooms(paths: Iterable[str]) -> set[str]:
+    return {Path(path).parts[1] for path in paths if re.match(r"bitlite/\w+/", path)}
 
 
 def test_imports_are_followed():
-    # A module that is imported from; one imported in a function, and what that imports; files of packages on the way.
-    assert needed_by_program("stages/prune.py") >= {
-        "stages/prune.py", "stages/params.py", "stages/artifacts.py", "stages/finetune.py", "stages/bit/training.py",
-        "stages/bit/hyperrule.py", "stages/__init__.py", "stages/images/__init__.py",
+    # Imported at the top, in a function, by what is imported, and as a package on the way.
+    assert needed("prune") >= {
+        "stages/prune.py", "stages/__init__.py", "bitlite/__init__.py", "bitlite/bit/__init__.py",
+        "bitlite/workflow/errors.py", "bitlite/pruning/__init__.py", "bitlite/litert/__init__.py",
     }  # fmt: skip
-    assert not any(file.startswith("stages/tflite/") for file in needed_by_program("stages/finetune.py"))
-    assert needed_by_program("stages/params.py") == {"stages/__init__.py", "stages/params.py"}
+    assert "sources" in rooms(needed("download@dataset")) - rooms(needed("download@backbone"))
+    assert "backbones" in rooms(needed("download@backbone")) - rooms(needed("download@dataset"))
 
 
-@pytest.mark.parametrize("name", [name for name in STAGES if name not in OWN_PACKAGE])
-def test_deps_name_what_the_stage_imports(name):
-    assert missing(needed_by_program(program(STAGES[name])), STAGES[name]["deps"]) == []
+@pytest.mark.parametrize("name", STAGES)
+def test_deps_name_the_rooms_that_the_stage_imports_and_no_others(name):
+    needs = needed(name)
+    programs = {file for file in needs if file.startswith("stages/") and file != "stages/__init__.py"}
+    used = {f"bitlite/{room}" for room in rooms(needs)}
+    assert code(STAGES[name]) == programs | {"bitlite/__init__.py"} | used
 
 
-def test_deps_of_the_downloads_name_what_both_import():
-    deps = [dep for name in OWN_PACKAGE for dep in STAGES[name]["deps"]]
-    assert missing(needed_by_program("stages/download.py"), deps) == []
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_run_down(room):
+    below = ROOMS[ROOMS.index(room) :]
+    for path in (ROOT / "bitlite" / room).rglob("*.py"):
+        imported = imports(str(path.relative_to(ROOT)))
+        assert rooms(imported) <= set(below), path
+        assert not any(file.startswith("stages/") for file in imported), path
 
 
-@pytest.mark.parametrize("name", OWN_PACKAGE)
-def test_deps_of_a_download_name_what_its_branch_imports(name):
-    file = program(STAGES[name])
-    own = {found for found in direct_imports(file) if found.startswith(OWN_PACKAGE[name])}
-    assert own
-    always = direct_imports(file, only_at_top=True)
-    assert missing({file} | needed(always | own), STAGES[name]["deps"]) == []
+def test_every_room_has_its_place_in_the_order():
+    assert {path.parent.name for path in (ROOT / "bitlite").glob("*/__init__.py")} == set(ROOMS)
 
 
-@pytest.mark.parametrize("name", PRETRAINING)
-def test_deps_of_pretraining_name_what_the_stage_imports(name):
-    file = program(PRETRAINING[name], "pretrain/")
-    needs = {"export.py" if found == "pretrain/export.py" else f"../{found}" for found in needed_by_program(file)}
-    if part := re.search(r"stages\.download (\w+)", PRETRAINING[name]["cmd"]):
-        other = {"dataset": "../stages/bit/", "backbone": "../stages/images/"}[part[1]]
-        needs = {found for found in needs if not found.startswith(other)}
-    assert missing(needs, PRETRAINING[name]["deps"]) == []
+@pytest.mark.parametrize("path", sorted((ROOT / "stages").glob("*.py")), ids=lambda path: path.name)
+def test_no_stage_imports_a_stage(path):
+    assert not any(file.startswith("stages/") for file in imports(str(path.relative_to(ROOT))))
+
+
+def test_packages_hold_a_docstring_alone():
+    # Which is why stages/__init__.py need not be a dep; that of bitlite sets the environment, and is one.
+    for path in (ROOT / "stages" / "__init__.py", *(ROOT / "bitlite").glob("*/__init__.py")):
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree) and len(tree.body) == 1, path
+
+
+def test_every_module_is_run_by_a_stage():
+    used = set().union(*map(needed, STAGES)) | {"stages/params.py"}
+    paths = (path for folder in ("bitlite", "stages") for path in (ROOT / folder).rglob("*.py"))
+    modules = {str(path.relative_to(ROOT)) for path in paths}
+    assert modules - used == set()
+
+
+def test_pretraining_is_frozen_and_names_no_code():
+    for name, stage in PRETRAINING.items():
+        assert stage["frozen"], name
+        assert code(stage) == set(), name
 
 
 @pytest.mark.parametrize(("stages", "directory"), [(STAGES, ROOT), (PRETRAINING, ROOT / "pretrain")])
 def test_deps_exist_or_are_written_by_a_stage(stages, directory):
-    written = [
-        next(iter(out)) if isinstance(out, dict) else out
-        for stage in stages.values()
-        for kind in ("outs", "metrics", "plots")
-        for out in stage.get(kind, [])
-    ]
-    for stage in stages.values():
-        for dep in stage["deps"]:
-            if dep.startswith(WRITTEN):
-                # A folder may hold what several stages write.
-                assert any(out == dep or out.startswith(f"{dep}/") for out in written), dep
-            else:
-                assert (directory / dep).is_file(), dep
+    for name, stage in stages.items():
+        for dep in stage.get("deps", []):
+            tracked = (directory / dep).exists() and not dep.startswith(("data/", "models/", "metrics/", "plots/"))
+            assert tracked or writers(dep, stages), f"{name}: {dep}"
 
 
 def test_every_stage_says_what_it_does():
@@ -152,7 +179,7 @@ def test_every_stage_says_what_it_does():
 
 def test_no_dep_is_named_twice():
     for name, stage in {**STAGES, **PRETRAINING}.items():
-        assert len(set(stage["deps"])) == len(stage["deps"]), name
+        assert len(set(stage.get("deps", []))) == len(stage.get("deps", [])), name
 
 
 def test_outputs_that_depend_on_libraries_depend_on_their_versions():
@@ -162,14 +189,3 @@ def test_outputs_that_depend_on_libraries_depend_on_their_versions():
 
 def test_the_embedded_backbone_is_a_dep():
     assert "pretrain/bit-tiny.npz" in STAGES["download@backbone"]["deps"]
-
-
-def test_report_depends_on_its_templates():
-    templates = {str(path.relative_to(ROOT)) for path in (ROOT / "stages" / "report").glob("*.j2")}
-    assert templates and missing(templates, STAGES["compare"]["deps"]) == []
-
-
-def test_every_module_of_the_workflow_is_run_by_a_stage():
-    used = set.union(*(needed_by_program(program(stage)) for stage in STAGES.values()))
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "stages").rglob("*.py")}
-    assert modules - used == set()
