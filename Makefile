@@ -10,7 +10,6 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 .PHONY: repro test lint requirements
 
 repro: .venv/installed
-	$(RUN) python -m stages.params
 	$(RUN) dvc repro
 
 test: .venv/installed

@@ -1,5 +1,6 @@
 """The whole pipeline through DVC, in a copy of the project, on twelve images of three colours."""
 
+import hashlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -25,6 +27,14 @@ PARAMS = {
     "benchmark": {"threads": 1, "warmup_runs": 1, "runs": 5},
     "compare": {"baseline": "dense-float32", "max_accuracy_drop": 1.0, "objective": "size"},
 }
+
+
+class Repro(NamedTuple):
+    """One `dvc repro`: the stages that ran, those that came back from the run cache, and all that it printed."""
+
+    ran: set[str]
+    restored: set[str]
+    output: str
 
 
 class Clone:
@@ -60,9 +70,22 @@ class Clone:
         assert not check or done.returncode == 0, done.stdout
         return done.stdout
 
-    def repro(self, *options: str) -> set[str]:
-        """Run `dvc repro` and return the names of the stages that it ran."""
-        return set(re.findall(r"^Running stage '(.+)':$", self.run("dvc", "repro", *options), re.MULTILINE))
+    def repro(self, *options: str, check: bool = True) -> Repro:
+        output = self.run("dvc", "repro", *options, check=check)
+        return Repro(
+            set(re.findall(r"^Running stage '(.+)':$", output, re.MULTILINE)),
+            set(re.findall(r"^Stage '(.+)' is cached - skipping run", output, re.MULTILINE)),
+            output,
+        )
+
+    def outputs(self) -> dict[str, str]:
+        """Digest of each file that the stages have written, but of what tells that params.yaml was checked."""
+        folders = [self.directory / name for name in ("data/dataset", "models", "metrics", "plots")]
+        files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        return {
+            str(path.relative_to(self.directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in (*files, self.directory / "report.html")
+        }
 
     def changed_by(self, params: dict) -> set[str]:
         """The stages that `dvc status` calls changed with other params; params.yaml is left as it was."""
@@ -96,7 +119,7 @@ def clone(tmp_path_factory) -> Clone:
             pixels[..., channel] += 150
             Image.fromarray(pixels).save(clone.directory / "images" / name / f"{number}.png")
     clone.write_params(PARAMS)
-    clone.ran = clone.repro()
+    clone.first = clone.repro()
     clone.commit()
     return clone
 
@@ -107,8 +130,9 @@ def stages(name: str, variants: set[str]) -> set[str]:
 
 def test_a_run_makes_every_output_of_every_variant(clone):
     variant_stages = set().union(*(stages(name, VARIANTS) for name in ("convert", "evaluate", "benchmark")))
-    assert clone.ran == {
-        "download@dataset", "download@backbone", "finetune", "prune@dense", "prune@channels", "compare", *variant_stages
+    assert clone.first.ran == {
+        "params", "download@dataset", "download@backbone", "finetune", "prune@dense", "prune@channels", "compare",
+        *variant_stages,
     }  # fmt: skip
     for kind in ("evaluate", "benchmark"):
         files = {path.stem: json.loads(path.read_text()) for path in (clone.directory / "metrics" / kind).iterdir()}
@@ -123,8 +147,13 @@ def test_a_run_makes_every_output_of_every_variant(clone):
     assert (clone.directory / "report.html").stat().st_size > 0
 
 
+def test_params_are_checked_before_any_other_stage(clone):
+    assert clone.first.output.startswith("Running stage 'params':")
+
+
 def test_a_second_run_does_nothing(clone):
-    assert clone.repro() == set()
+    second = clone.repro()
+    assert second.ran | second.restored == set()
     assert "up to date" in clone.run("dvc", "status")
 
 
@@ -132,8 +161,21 @@ def test_an_added_entry_runs_its_own_stages_only(clone):
     added = {**PARAMS, "quantization": {**PARAMS["quantization"], "half": {"scheme": "float16"}}}
     own = {"dense-half", "channels-half"}
     assert clone.changed_by(added) == (
-        stages("convert", own) | stages("evaluate", own) | stages("benchmark", own) | {"compare"}
+        stages("convert", own) | stages("evaluate", own) | stages("benchmark", own) | {"params", "compare"}
     )
+
+
+def test_a_value_tried_before_comes_back_without_training(clone):
+    before = clone.outputs()
+    trained = {"finetune", "prune@channels", "prune@dense"}
+    clone.write_params({**PARAMS, "finetune": {**PARAMS["finetune"], "steps": 3}})
+    assert clone.repro("prune@channels", "prune@dense").ran == {"params", *trained}
+    assert clone.outputs() != before
+    clone.write_params(PARAMS)
+    back = clone.repro()
+    assert back.ran == set()
+    assert back.restored == {"params", *trained}
+    assert clone.outputs() == before
 
 
 @pytest.mark.parametrize(("changed", "kept"), [("dataset", "backbone"), ("backbone", "dataset")])
@@ -150,23 +192,49 @@ def test_data_set_and_backbone_are_fetched_apart(clone, changed, kept):
         ("finetun", {}, "finetun"),
         ("quantization", {"float32": {"scheme": "float33"}}, "quantization.float32"),
         ("pruning", {"Dense": {"method": "none"}}, "Dense"),
+        # Which the last stages alone depend on.
+        ("benchmark", {"runs": 0}, "benchmark.runs"),
+        ("compare", {"baseline": "sparse-float32"}, "compare.baseline"),
     ],
 )
-def test_bad_params_stop_the_run_before_any_work(clone, section, value, named):
+def test_bad_params_stop_the_run_before_any_work_and_lose_nothing(clone, section, value, named):
+    before = clone.outputs()
     clone.write_params({**PARAMS, section: value})
-    output = clone.run("dvc", "repro", check=False)
+    failed = clone.repro(check=False)
     clone.write_params(PARAMS)
-    assert re.search(rf"^params.yaml: .*{named}", output, re.MULTILINE), output
-    assert "Traceback" not in output
+    assert failed.ran == {"params"}
+    assert len(re.findall(rf"^params.yaml: .*{named}", failed.output, re.MULTILINE)) == 1, failed.output
+    assert "Traceback" not in failed.output
+    assert clone.outputs() == before
     assert clone.run("git", "status", "--porcelain", "metrics", "plots", "dvc.lock") == ""
+    assert clone.repro().ran == set()
+
+
+def test_a_stage_that_fails_loses_its_own_outputs_and_checkout_brings_them_back(clone):
+    before = clone.outputs()
+    mixed = {"scheme": "int8_mixed", "keep_float": ["no/such/layer"], "calibration_images": 8}
+    clone.write_params({**PARAMS, "quantization": {**PARAMS["quantization"], "small": mixed}})
+    failed = clone.repro(check=False)
+    (stage,) = failed.ran - {"params"}
+    variant = stage.removeprefix("convert@")
+    assert "no/such/layer" in failed.output
+    assert set(before) - set(clone.outputs()) == {
+        f"models/tflite/{variant}.tflite",
+        f"plots/convert/{variant}/layers.csv",
+    }
+    clone.run("dvc", "checkout")
+    clone.run("git", "checkout", "metrics", "plots")
+    assert clone.outputs() == before
+    clone.write_params(PARAMS)
+    assert clone.repro().ran == set()
 
 
 def test_a_changed_scheme_reruns_what_hangs_on_it_and_shows_in_metrics_diff(clone):
     before = clone.json("metrics/evaluate/dense-small.json")["size_bytes"]
     clone.write_params({**PARAMS, "quantization": {**PARAMS["quantization"], "small": {"scheme": "float16"}}})
     changed = {"dense-small", "channels-small"}
-    assert clone.repro() == (
-        stages("convert", changed) | stages("evaluate", changed) | stages("benchmark", changed) | {"compare"}
+    assert clone.repro().ran == (
+        stages("convert", changed) | stages("evaluate", changed) | stages("benchmark", changed) | {"params", "compare"}
     )
     after = clone.json("metrics/evaluate/dense-small.json")["size_bytes"]
     assert after > before

@@ -114,6 +114,7 @@ def test_imports_are_followed():
         "stages/prune.py", "stages/__init__.py", "bitlite/__init__.py", "bitlite/bit/__init__.py",
         "bitlite/workflow/errors.py", "bitlite/pruning/__init__.py", "bitlite/litert/__init__.py",
     }  # fmt: skip
+    assert rooms(needed("params")) == {"workflow"}
     assert "sources" in rooms(needed("download@dataset")) - rooms(needed("download@backbone"))
     assert "backbones" in rooms(needed("download@backbone")) - rooms(needed("download@dataset"))
 
@@ -152,7 +153,7 @@ def test_packages_hold_a_docstring_alone():
 
 
 def test_every_module_is_run_by_a_stage():
-    used = set().union(*map(needed, STAGES)) | {"stages/params.py"}
+    used = set().union(*map(needed, STAGES))
     paths = (path for folder in ("bitlite", "stages") for path in (ROOT / folder).rglob("*.py"))
     modules = {str(path.relative_to(ROOT)) for path in paths}
     assert modules - used == set()
@@ -172,6 +173,18 @@ def test_deps_exist_or_are_written_by_a_stage(stages, directory):
             assert tracked or writers(dep, stages), f"{name}: {dep}"
 
 
+def test_every_stage_comes_after_the_check_of_params():
+    first = {name for name, stage in STAGES.items() if not any(writers(dep, STAGES) for dep in stage["deps"])}
+    assert first == {"params"}
+    assert STAGES["params"]["params"] == [{"params.yaml": None}]
+
+
+def test_outputs_do_not_persist():
+    # DVC's run cache leaves out a stage that has one which does.
+    for name, stage in {**STAGES, **PRETRAINING}.items():
+        assert not any(options.get("persist") for options in outputs(stage).values()), name
+
+
 def test_every_stage_says_what_it_does():
     for name, stage in {**STAGES, **PRETRAINING}.items():
         assert stage.get("desc", "").strip(), name
@@ -184,7 +197,7 @@ def test_no_dep_is_named_twice():
 
 def test_outputs_that_depend_on_libraries_depend_on_their_versions():
     without = {name for name, stage in STAGES.items() if "requirements.txt" not in stage["deps"]}
-    assert without == {"download@backbone"}
+    assert without == {"params", "download@backbone"}
 
 
 def test_the_embedded_backbone_is_a_dep():
