@@ -87,6 +87,16 @@ class Clone:
             for path in (*files, self.directory / "report.html")
         }
 
+    def metrics(self) -> set[str]:
+        """Files that `dvc metrics show` shows."""
+        return set(json.loads(self.run("dvc", "metrics", "show", "--json"))[""]["data"])
+
+    def plotted(self, *command: str) -> set[str]:
+        """Files and names of plots that `dvc plots COMMAND` has."""
+        shown = json.loads(self.run("dvc", "plots", *command, "--json"))
+        assert "errors" not in shown
+        return set(shown["data"])
+
     def changed_by(self, params: dict) -> set[str]:
         """The stages that `dvc status` calls changed with other params; params.yaml is left as it was."""
         before = (self.directory / "params.yaml").read_text()
@@ -157,12 +167,33 @@ def test_a_second_run_does_nothing(clone):
     assert "up to date" in clone.run("dvc", "status")
 
 
-def test_an_added_entry_runs_its_own_stages_only(clone):
+def test_an_entry_runs_its_own_stages_only_and_shows_as_long_as_it_is_there(clone):
     added = {**PARAMS, "quantization": {**PARAMS["quantization"], "half": {"scheme": "float16"}}}
     own = {"dense-half", "channels-half"}
-    assert clone.changed_by(added) == (
+    metrics = {f"metrics/{kind}/{variant}.json" for kind in ("evaluate", "benchmark") for variant in own}
+    plots = {f"plots/{kind}/{variant}/layers.csv" for kind in ("convert", "benchmark") for variant in own}
+    before = clone.outputs()
+
+    clone.write_params(added)
+    assert clone.repro().ran == (
         stages("convert", own) | stages("evaluate", own) | stages("benchmark", own) | {"params", "compare"}
     )
+    clone.commit()
+    assert metrics <= clone.metrics()
+    assert plots <= clone.plotted("show")
+
+    clone.write_params(PARAMS)
+    assert clone.repro().ran <= {"compare"}
+    assert not any("half" in name for name in clone.metrics() | clone.plotted("show"))
+    assert not any("half" in name for name in clone.plotted("diff", "HEAD~1"))
+    left = set(clone.outputs()) - set(before)
+    assert metrics | plots < left, "files of the entry are the user's to delete"
+
+    for name in left:
+        (clone.directory / name).unlink()
+    assert clone.repro().ran == set()
+    assert clone.outputs() == before
+    clone.commit()
 
 
 def test_a_value_tried_before_comes_back_without_training(clone):
