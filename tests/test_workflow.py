@@ -28,6 +28,13 @@ PARAMS = {
     "compare": {"baseline": "dense-float32", "max_accuracy_drop": 1.0, "objective": "size"},
 }
 
+# How the lines of a run begin that are DVC's own, and those that are the stages'.
+DVC = (
+    "Running stage '|> python -m |Stage '|(Generating|Updating) lock file|To track the changes|\tgit add |"
+    "To enable auto staging|\tdvc config |Use `dvc push`"
+)
+OURS = r"params\.yaml asks for 4 variants: |images: 30 images, 0 copies of others|[> ] (variant|dense-|channels-)"
+
 
 class Repro(NamedTuple):
     """One `dvc repro`: the stages that ran, those that came back from the run cache, and all that it printed."""
@@ -155,6 +162,12 @@ def test_a_run_makes_every_output_of_every_variant(clone):
     ).read_bytes()
     assert (released / "labels.txt").read_text().split() == ["blue", "green", "red"]
     assert (clone.directory / "report.html").stat().st_size > 0
+
+
+def test_the_console_shows_the_lines_of_the_stages_only(clone):
+    others = [line for line in clone.first.output.splitlines() if line and not re.match(f"{DVC}|{OURS}", line)]
+    assert others == []
+    assert all(re.search(f"^{line}", clone.first.output, re.MULTILINE) for line in OURS.split("|")[:2])
 
 
 def test_params_are_checked_before_any_other_stage(clone):
