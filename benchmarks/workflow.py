@@ -1,8 +1,10 @@
-"""Time `dvc repro` in a clean clone of the last commit: at first, again, and with one quantization entry more.
+"""Time `dvc repro` in a clean clone of the last commit.
 
-    python benchmarks/workflow.py
+    python -m benchmarks.workflow
 
-Prints seconds for each, and for each kind of stage in the first run. Needs the environment that `make` sets up.
+Prints the seconds of a first run and of each kind of stage in it, of a second one, of one quantization entry more, and
+of a parameter changed and changed back; and how long dvc.yaml and dvc.lock are. Runs in the environment of the Python
+that runs it.
 """
 
 import os
@@ -17,46 +19,58 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+# In params.yaml: text, and what replaces it.
+ENTRY = "quantization:\n", "quantization:\n  more:\n    scheme: int8\n    calibration_images: 64\n"
+STEPS = "\n  steps: 400\n", "\n  steps: 40\n"
+# Of a stage, by what DVC says of it.
+OUTCOMES = {":": "run", " is cached": "from the cache", " didn't change": "unchanged"}
 
 
 def main() -> None:
     clone = Path(tempfile.mkdtemp()) / "clone"
-    subprocess.run(["git", "clone", "--quiet", PROJECT, clone], check=True)
     try:
-        first, seconds = repro(clone)
-        print(f"first run: {first:.0f} s")
-        for stage, (count, total) in seconds.items():
-            print(f"  {stage:10} {count:2} x {total / count:5.1f} s = {total:5.0f} s")
-        print(f"second run, nothing changed: {repro(clone)[0]:.1f} s")
-        params = clone / "params.yaml"
-        entry = "quantization:\n  more:\n    scheme: int8\n    calibration_images: 64\n"
-        params.write_text(params.read_text().replace("quantization:\n", entry))
-        added, seconds = repro(clone)
-        print(f"one quantization entry more: {added:.0f} s for {sum(count for count, _ in seconds.values())} stages")
+        subprocess.run(["git", "clone", "--quiet", PROJECT, clone], check=True)
+        print(f"first run: {repro(clone)}")
+        print(f"second run, nothing changed: {repro(clone)}")
+        lock = (clone / "dvc.lock").stat().st_size
+        print(f"dvc.yaml: {len((clone / 'dvc.yaml').read_text().splitlines())} lines, dvc.lock: {lock / 1e3:.1f} kB")
+        replace(clone, *ENTRY)
+        print(f"one quantization entry more: {repro(clone)}")
+        replace(clone, *STEPS)
+        print(f"finetune.steps changed: {repro(clone)}")
+        replace(clone, *STEPS[::-1])
+        print(f"and changed back: {repro(clone)}")
     finally:
         shutil.rmtree(clone.parent)
 
 
-def repro(clone: Path) -> tuple[float, dict[str, tuple[int, float]]]:
-    """Seconds of `dvc repro`, and for each kind of stage how many ran and their seconds together."""
-    begin = time.perf_counter()
+def replace(clone: Path, old: str, new: str) -> None:
+    params = clone / "params.yaml"
+    text = params.read_text()
+    assert text.count(old) == 1, f"params.yaml has not one {old!r}"
+    params.write_text(text.replace(old, new))
+
+
+def repro(clone: Path) -> str:
+    """Seconds that `dvc repro` takes, and of them those of each kind of stage with DVC's own work for it."""
+    begin = since = time.perf_counter()
     run = subprocess.Popen(
         ["dvc", "repro"], cwd=clone, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    counts, totals, current, since = Counter(), Counter(), None, begin
-    lines = []
+    counts, seconds, current, lines = Counter(), Counter(), None, []
     for line in run.stdout:
         lines.append(line)
-        if started := re.match(r"Running stage '([a-z]+)", line):
+        if begun := re.match(r"(?:Running s|S)tage '([a-z]+)[^']*'(:| is cached| didn't change)", line):
             now = time.perf_counter()
-            totals[current] += now - since
-            current, since = started[1], now
+            seconds[current] += now - since
+            current, since = (begun[1], OUTCOMES[begun[2]]), now
             counts[current] += 1
     if run.wait():
         sys.exit("".join(lines[-30:]))
     end = time.perf_counter()
-    totals[current] += end - since
-    return end - begin, {stage: (counts[stage], totals[stage]) for stage in counts}
+    seconds[current] += end - since
+    rows = [f"  {name:9} {n:3} {outcome:14} {seconds[name, outcome]:6.1f} s" for (name, outcome), n in counts.items()]
+    return "\n".join([f"{end - begin:.1f} s", *rows])
 
 
 if __name__ == "__main__":
