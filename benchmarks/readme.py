@@ -1,4 +1,4 @@
-"""Bring README.md up to date: run its commands in a clean clone, and write the tables from metrics and dvc.yaml.
+"""Bring README.md up to date: run its commands in a clean clone, and write the tables from metrics, dvc.yaml and bitlite/.
 
     python -m benchmarks.readme
 
@@ -6,7 +6,9 @@ Every `$` line of a ```console block is run, in order, and what it prints replac
 the last commit, with the outputs of its `dvc repro`.
 """
 
+import ast
 import csv
+import graphlib
 import json
 import os
 import re
@@ -31,6 +33,7 @@ def main() -> None:
     machines = sorted({f"{each['cpu']}, threads: {each['threads']}" for each in measured})
     text = between(text, "results", results(PROJECT / "plots/tradeoff.csv", machines))
     text = between(text, "stages", stages(PROJECT / "dvc.yaml"))
+    text = between(text, "rooms", rooms(PROJECT / "bitlite"))
     clone = Path(tempfile.mkdtemp()) / "clone"
     try:
         subprocess.run(["git", "clone", "--quiet", PROJECT, clone], check=True)
@@ -65,6 +68,39 @@ def stages(dvc_yaml: Path) -> str:
     described = yaml.safe_load(dvc_yaml.read_text())["stages"].items()
     rows = [f"| {name} | {stage.get('do', stage)['desc']} |\n" for name, stage in described]
     return "".join(["| stage | does |\n", "|---|---|\n", *rows])
+
+
+def rooms(package: Path) -> str:
+    """The rooms of `package` from top to bottom, as a drawing of their imports and a Markdown table of their docstrings.
+
+    An arrow is left out where others lead the same way.
+    """
+    below = {
+        room.name: {
+            name
+            for module in room.glob("*.py")
+            for name in re.findall(r"^ *from bitlite\.(\w+)", module.read_text(), re.MULTILINE)
+        }
+        - {room.name}
+        for room in sorted(package.iterdir())
+        if (room / "__init__.py").exists()
+    }
+    from_below = [*graphlib.TopologicalSorter(below).static_order()]
+    reached = {}
+    for room in from_below:
+        reached[room] = below[room].union(*(reached[each] for each in below[room]))
+    arrows = [
+        f"    {room} --> {each}\n"
+        for room in reversed(from_below)
+        for each in sorted(below[room])
+        if not any(each in reached[other] for other in below[room])
+    ]
+    rows = [
+        f"| {room} | {ast.get_docstring(ast.parse((package / room / '__init__.py').read_text()))} |\n"
+        for room in reversed(from_below)
+    ]
+    drawing = ["```mermaid\n", "flowchart TD\n", *arrows, "```\n"]
+    return "".join([*drawing, "\n", "| room | holds |\n", "|---|---|\n", *rows])
 
 
 def transcript(block: str, clone: Path) -> str:

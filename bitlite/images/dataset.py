@@ -1,5 +1,6 @@
 """The prepared data set: a TFDS directory with the splits train, validation and test. Reading needs no TensorFlow."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -50,7 +51,9 @@ def write(directory: Path, labels: Iterable[str], splits: dict[str, Callable[[],
             split_datasets={name: keyed(examples()) for name, examples in splits.items()},
             data_dir=temporary.parent / "tfds",
         )
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        # TFDS prints where it prepares: here a scratch directory, which is nobody's business.
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
         os.replace(builder.data_dir, temporary)
 
 

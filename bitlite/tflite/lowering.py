@@ -1,7 +1,7 @@
 """A BiT as the graph that TFLite runs best: the function of the network for training, from operators that XNNPACK has.
 
 `steps` says what BiT computes; REWRITES make TFLite's operators of the steps, one rewrite after the other.
-benchmarks/conversion.py measures what each is worth.
+`python -m benchmarks.conversion` measures what each is worth.
 """
 
 from collections.abc import Sequence
