@@ -202,7 +202,3 @@ def test_outputs_that_depend_on_libraries_depend_on_their_versions():
 
 def test_the_embedded_backbone_is_a_dep():
     assert "pretrain/bit-tiny.npz" in STAGES["download@backbone"]["deps"]
-
-
-def test_dvc_yaml_is_short():
-    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 230
