@@ -39,13 +39,13 @@ from bitlite.training.batches import Images
 from bitlite.training.inference import predict
 from bitlite.training.loop import Run
 from bitlite.training.recipe import Recipe
-from bitlite.workflow.params import Calibrated, Channels, Int8, Magnitude, Mixed, Quantization, Scheme, load
+from bitlite.workflow.params import Calibrated, Channels, Integers, Magnitude, Mixed, Quantization, Uncalibrated, load
 from bitlite.workflow.paths import FINETUNED
 from bitlite.workflow.scores import accuracy
 
 QUANTIZATIONS = (
-    *(Scheme(scheme=name) for name in ("float32", "float16", "dynamic", "int4")),
-    *(Int8(scheme=name) for name in ("int8", "int16x8")),
+    *(Uncalibrated(scheme=name) for name in ("float32", "float16", "dynamic", "int4")),
+    *(Integers(scheme=name) for name in ("int8", "int16x8")),
     Mixed(scheme="int8_mixed"),
 )
 PLAIN, TAUGHT = {"distillation": 0.0}, {"distillation": 0.5, "temperature": 2.0}

@@ -1,4 +1,4 @@
-"""Bring README.md up to date: run its commands in a clean clone, and write the tables from metrics, dvc.yaml and bitlite/.
+"""Bring README.md up to date: run its commands in a clean clone, and write its tables anew.
 
     python -m benchmarks.readme
 
@@ -71,7 +71,7 @@ def stages(dvc_yaml: Path) -> str:
 
 
 def rooms(package: Path) -> str:
-    """The rooms of `package` from top to bottom, as a drawing of their imports and a Markdown table of their docstrings.
+    """The rooms of `package` from top to bottom: their imports as a drawing, their docstrings as a Markdown table.
 
     An arrow is left out where others lead the same way.
     """

@@ -1,8 +1,8 @@
 """Measure time and memory of real sizes: R50x1 through the whole workflow, R101x3, and a folder of 100,000 images.
 
-    python benchmarks/scale.py r50x1 FOLDER     224 px, 2 steps of fine-tuning and of recovery, one pruning, 4 schemes
-    python benchmarks/scale.py r101x3 FOLDER    no fine-tuning, dynamic, evaluated on 10 images
-    python benchmarks/scale.py images           100,000 images of 32 px: two epochs of reading
+    python -m benchmarks.scale r50x1 FOLDER     224 px, 2 steps of fine-tuning and of recovery, one pruning, 4 schemes
+    python -m benchmarks.scale r101x3 FOLDER    no fine-tuning, dynamic, evaluated on 10 images
+    python -m benchmarks.scale images           100,000 images of 32 px: two epochs of reading
 
 FOLDER holds one folder of images for each class. Weights are random, which changes neither time nor memory. Each runs
 in a clean clone of the last commit; memory is the most that any one process of the workflow held at a time.
@@ -20,13 +20,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from ruamel.yaml import YAML
-from workflow import PROJECT, repro
 
+from benchmarks.workflow import PROJECT, repro
 from bitlite.bit.shapes import published
 from bitlite.bit.weights import untrained
-
-sys.path.insert(0, str(PROJECT))
-
 
 SCHEMES = {
     "float32": {"scheme": "float32"},
@@ -55,10 +52,7 @@ def workflow(name: str, folder: str, scratch: Path) -> None:
     params["benchmark"]["runs"] = 20
     params["compare"]["baseline"] = "channels-float32" if small else "dense-dynamic"
     yaml.dump(params, clone / "params.yaml")
-    seconds, stages = repro(clone)
-    print(f"{name}: {seconds:.0f} s, at most {peak_memory_gb(resource.RUSAGE_CHILDREN):.1f} GB")
-    for stage, (count, total) in stages.items():
-        print(f"  {stage:10} {count:2} x {total / count:5.1f} s")
+    print(f"{name}: {repro(clone)}; at most {peak_memory_gb(resource.RUSAGE_CHILDREN):.1f} GB")
 
 
 def images(scratch: Path) -> None:

@@ -10,10 +10,10 @@ from test_tflite import bit_of, photos
 
 from bitlite.litert import runtime
 from bitlite.tflite import conversion, flatbuffer, metadata
-from bitlite.workflow.params import Int8, Scheme
+from bitlite.workflow.params import Integers, Uncalibrated
 
 LABELS = ("tulip", "daisy, white", "Löwenzahn")
-SCHEMES = (Scheme(scheme="float32"), Int8(scheme="int8"), Scheme(scheme="int4"))
+SCHEMES = (Uncalibrated(scheme="float32"), Integers(scheme="int8"), Uncalibrated(scheme="int4"))
 
 
 @pytest.fixture(scope="module", params=SCHEMES, ids=lambda how: how.scheme)

@@ -15,7 +15,7 @@ from bitlite.profiling.litert_c import Event
 from bitlite.profiling.operators import Operator
 from bitlite.profiling.profile import Recording
 from bitlite.tflite import conversion
-from bitlite.workflow.params import Int8, Scheme
+from bitlite.workflow.params import Integers, Uncalibrated
 
 SIZE = (24, 16)
 
@@ -30,9 +30,9 @@ def bit():
 def files(bit, tmp_path_factory):
     directory = tmp_path_factory.mktemp("files")
     photos = np.random.default_rng(0).integers(256, size=(4, *SIZE, 3), dtype=np.uint8)
-    schemes = {name: Scheme(scheme=name) for name in ("float32", "float16", "dynamic")}
-    schemes["winograd"] = Scheme(scheme="float32", winograd=True)
-    for name, how in {**schemes, "int8": Int8(scheme="int8", calibration_images=4)}.items():
+    schemes = {name: Uncalibrated(scheme=name) for name in ("float32", "float16", "dynamic")}
+    schemes["winograd"] = Uncalibrated(scheme="float32", winograd=True)
+    for name, how in {**schemes, "int8": Integers(scheme="int8", calibration_images=4)}.items():
         (directory / f"{name}.tflite").write_bytes(conversion.convert(bit, how, photos))
     return {path.stem: path for path in directory.iterdir()}
 

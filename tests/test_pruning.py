@@ -19,7 +19,7 @@ from bitlite.training.batches import Images
 from bitlite.training.loop import Run
 from bitlite.training.recipe import Recipe
 from bitlite.workflow.errors import InputError
-from bitlite.workflow.params import NM, Channels, Combine, Int8, Magnitude, Scheme, Units
+from bitlite.workflow.params import NM, Channels, Combine, Integers, Magnitude, Uncalibrated, Units
 
 DENSE = {f"{ROOT}/kernel", f"{HEAD}/kernel"}
 UNITS = ("resnet/block1/unit01", "resnet/block1/unit02")
@@ -441,7 +441,7 @@ def test_importance_is_measured_on_as_many_images_as_the_model_is_small(square):
 
 @pytest.mark.parametrize(
     "scheme",
-    [*(Scheme(scheme=scheme) for scheme in ("float32", "float16", "dynamic")), Int8(scheme="int8")],
+    [*(Uncalibrated(scheme=scheme) for scheme in ("float32", "float16", "dynamic")), Integers(scheme="int8")],
     ids=lambda scheme: scheme.scheme,
 )
 def test_sparsity_survives_conversion(bit, scheme, tmp_path):
@@ -477,7 +477,7 @@ def test_pruned_bit_of_many_blocks_converts(narrow, scheme, tmp_path):
     assert [unit.path for unit in smaller.units] == [unit.path for unit in whole.units]
     assert smaller.macs < 0.7 * whole.macs
     pixels = np.random.default_rng(7).integers(256, size=(8, 64, 64, 3), dtype=np.uint8)
-    entry = Int8(scheme=scheme) if scheme == "int8" else Scheme(scheme=scheme)
+    entry = Integers(scheme=scheme) if scheme == "int8" else Uncalibrated(scheme=scheme)
     (tmp_path / "model.tflite").write_bytes(conversion.convert(smaller, entry, pixels))
     found = runtime.Classifier(tmp_path / "model.tflite").logits(pixels)
     expected = network.build(smaller)(pixels.astype(np.float32)).numpy()

@@ -11,7 +11,7 @@ from bitlite.bit import network
 from bitlite.bit.names import HEAD, ROOT
 from bitlite.tflite import calibration, conversion, convolutions, mixed, quantizer
 from bitlite.workflow.errors import InputError
-from bitlite.workflow.params import Int8, Mixed, Scheme
+from bitlite.workflow.params import Integers, Mixed, Uncalibrated
 
 
 @pytest.fixture(scope="module")
@@ -149,9 +149,9 @@ def test_ranges_are_those_of_the_keras_layers(bit, paths, float32):
     ("how", "kind", "least"),
     # int8 has half a step of error to a range of some 8 standard deviations: about 40 dB at best, less what adds up.
     [
-        (Scheme(scheme="float16"), "float16", 55), (Scheme(scheme="dynamic"), "int8", 25),
-        (Int8(scheme="int8"), "int8", 10), (Mixed(scheme="int8_mixed"), "int8", 20),
-        (Int8(scheme="int16x8"), "int8", 15), (Scheme(scheme="int4"), "int4", 0),
+        (Uncalibrated(scheme="float16"), "float16", 55), (Uncalibrated(scheme="dynamic"), "int8", 25),
+        (Integers(scheme="int8"), "int8", 10), (Mixed(scheme="int8_mixed"), "int8", 20),
+        (Integers(scheme="int16x8"), "int8", 15), (Uncalibrated(scheme="int4"), "int4", 0),
     ],
     ids=lambda value: getattr(value, "scheme", ""),
 )  # fmt: skip
@@ -175,7 +175,7 @@ def test_rows(how, kind, least, bit, float32, paths):
 def test_row_of_a_convolution_by_winograd(scheme, kind, size, least):
     bit = bit_of(filters=64, zeros=0)
     path = "resnet/block1/unit01/b/standardized_conv2d"
-    content = conversion.convert(bit, Scheme(scheme=scheme, winograd=True))
+    content = conversion.convert(bit, Uncalibrated(scheme=scheme, winograd=True))
     rows = convolutions.rows(content, conversion.convert(bit, conversion.FLOAT32), bit, photos(2, seed=1))
     (row,) = (row for row in rows if row["layer"] == path)
     assert row["type"] == kind and least < row["snr_db"] < 150

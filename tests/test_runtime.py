@@ -11,7 +11,7 @@ from bitlite.bit.weights import untrained
 from bitlite.images.pixels import Pixels
 from bitlite.litert import runtime
 from bitlite.tflite import conversion
-from bitlite.workflow.params import Int8, Scheme
+from bitlite.workflow.params import Integers, Uncalibrated
 
 SIZE = (24, 16)
 PHOTOS = np.random.default_rng(0).integers(256, size=(50, *SIZE, 3), dtype=np.uint8)
@@ -24,7 +24,7 @@ def files(tmp_path_factory):
     kernel = np.random.default_rng(1).normal(size=bit.weights[f"{HEAD}/kernel"].shape).astype(np.float32)
     bit = bit.with_weights({**bit.weights, f"{HEAD}/kernel": kernel}).folded()
     directory = tmp_path_factory.mktemp("files")
-    entries = {"float32": Scheme(scheme="float32"), "int8": Int8(scheme="int8", calibration_images=8)}
+    entries = {"float32": Uncalibrated(scheme="float32"), "int8": Integers(scheme="int8", calibration_images=8)}
     for name, entry in entries.items():
         (directory / name).write_bytes(conversion.convert(bit, entry, PHOTOS[:8]))
     return {name: directory / name for name in entries}

@@ -19,11 +19,11 @@ from bitlite.tflite import calibration, conversion, flatbuffer, quantizer, schem
 from bitlite.tflite.graph import to_file
 from bitlite.tflite.lowering import lower
 from bitlite.workflow.errors import InputError
-from bitlite.workflow.params import Int8, Mixed, Scheme
+from bitlite.workflow.params import Integers, Mixed, Uncalibrated
 
 SCHEMES = {
-    **{name: Scheme(scheme=name) for name in ("float32", "float16", "dynamic", "int4")},
-    **{name: Int8(scheme=name) for name in ("int8", "int16x8")},
+    **{name: Uncalibrated(scheme=name) for name in ("float32", "float16", "dynamic", "int4")},
+    **{name: Integers(scheme=name) for name in ("int8", "int16x8")},
     "int8_mixed": Mixed(scheme="int8_mixed"),
 }
 SIZE = (24, 16)
@@ -146,7 +146,7 @@ def test_large_roots_of_integers_take_packed_pixels(scheme, size, packed, tmp_pa
 @pytest.mark.parametrize(("scheme", "bound"), [("float32", 1e-4), ("float16", 0.01), ("dynamic", 0.1)])
 def test_files_by_winograd_follow_the_keras_model(scheme, bound, tmp_path):
     bit, images = bit_of(filters=64, zeros=0), photos(48)
-    (tmp_path / "model").write_bytes(conversion.convert(bit, Scheme(scheme=scheme, winograd=True)))
+    (tmp_path / "model").write_bytes(conversion.convert(bit, Uncalibrated(scheme=scheme, winograd=True)))
     convolutions = len(bit.convolutions)
     # That of block1 becomes 16; block2 has but one of stride 2.
     assert graph(tmp_path / "model")[1]["CONV_2D"] == convolutions + 15
@@ -159,7 +159,7 @@ def test_files_by_winograd_follow_the_keras_model(scheme, bound, tmp_path):
 def test_winograd_does_not_touch_pruned_kernels(scheme):
     # Transformed, their zeros would be none.
     bit = bit_of(filters=64)
-    assert conversion.convert(bit, Scheme(scheme=scheme, winograd=True)) == converted(scheme, bit)
+    assert conversion.convert(bit, Uncalibrated(scheme=scheme, winograd=True)) == converted(scheme, bit)
 
 
 def test_int4_file_is_the_keras_model_with_kernels_of_fifteen_values(bit, files):
@@ -342,7 +342,7 @@ CLASSES = ("ant", "bee", "cat", "dog")
 
 
 def calibrating(count, **how):
-    return Int8(scheme="int8", calibration_images=count, **how)
+    return Integers(scheme="int8", calibration_images=count, **how)
 
 
 @pytest.mark.parametrize("count", [4, 7, 20, 59, 60])

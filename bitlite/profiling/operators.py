@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ai_edge_litert.tools import flatbuffer_utils
 
-# XNNPACK runs each of these as one operator, whatever it does to its neighbours.
-CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+from bitlite.litert.operators import CONVOLUTIONS
+
 # A layer of weights ends with its name; the rest of a tensor's name is the operator's.
 WEIGHTED = re.compile(r"(?:.*/)?(?:standardized_conv2d|conv2d|group_norm)(?=/|$)")
 # XNNPACK adds integers if each input's scale over the output's is at least the one and below the other.

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from bitlite.litert.operators import CONVOLUTIONS
 from bitlite.litert.runtime import Classifier
 from bitlite.profiling.litert_c import Event, profiled
-from bitlite.profiling.operators import CONVOLUTIONS, Operator
+from bitlite.profiling.operators import Operator
 
 COLUMNS = ("layer", "type", "delegate", "time_share", "operators")
 TYPES = {"conv2d": "conv", "standardized_conv2d": "conv", "group_norm": "norm"}

@@ -8,7 +8,7 @@ from bitlite.bit.weights import Bit
 from bitlite.litert import latency
 from bitlite.tflite import conversion
 from bitlite.workflow.errors import InputError
-from bitlite.workflow.params import Scheme
+from bitlite.workflow.params import Uncalibrated
 
 # Shares of the multiply-adds at which latency is measured.
 GRID = tuple(step / 20 for step in range(1, 20))
@@ -54,5 +54,5 @@ def latency_share(bit: Bit, other: Bit, scratch: Path) -> float:
     """Latency of `bit` as a share of that of `other`, both as files of scheme dynamic, measured in turns."""
     paths = scratch / "bit.tflite", scratch / "other.tflite"
     for path, each in zip(paths, (bit, other), strict=True):
-        path.write_bytes(conversion.convert(each, Scheme(scheme="dynamic")))
+        path.write_bytes(conversion.convert(each, Uncalibrated(scheme="dynamic")))
     return latency.ratio(*paths)

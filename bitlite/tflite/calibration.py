@@ -18,16 +18,16 @@ from bitlite.workflow.params import Calibrated
 Ranges = dict[str, QSV]
 
 
-def drawn(labels: np.ndarray, classes: tuple[str, ...], how: Calibrated) -> np.ndarray:
-    """Sorted indices of the training images that `how` calibrates with, drawn by its seed.
+def drawn(labels: np.ndarray, classes: tuple[str, ...], entry: Calibrated) -> np.ndarray:
+    """Sorted indices of the training images that `entry` calibrates with, drawn by its seed.
 
     Balanced, they are as evenly spread over the classes as these allow. Raises InputError if there are too few images.
     """
-    count = how.calibration_images
+    count = entry.calibration_images
     if count > len(labels):
         raise InputError(f"calibration_images is {count}, but there are only {len(labels)} training images")
-    order = np.random.default_rng(how.calibration_seed).permutation(len(labels))
-    if how.calibration_balanced:
+    order = np.random.default_rng(entry.calibration_seed).permutation(len(labels))
+    if entry.calibration_balanced:
         if count < len(classes):
             raise InputError(
                 f"calibration_images is {count}, but there are {len(classes)} classes: calibrate with more images, or "

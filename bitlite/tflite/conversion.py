@@ -8,9 +8,9 @@ from bitlite.tflite.flatbuffer import compact
 from bitlite.tflite.graph import to_file
 from bitlite.tflite.lowering import lower
 from bitlite.tflite.schemes import SCHEMES, Source
-from bitlite.workflow.params import Mixed, Quantization, Scheme
+from bitlite.workflow.params import Mixed, Quantization, Uncalibrated
 
-FLOAT32 = Scheme(scheme="float32")
+FLOAT32 = Uncalibrated(scheme="float32")
 
 
 def convert(

@@ -13,9 +13,10 @@ from ai_edge_litert.interpreter import Interpreter
 from tqdm import tqdm
 
 from bitlite.bit.weights import Bit
+from bitlite.litert.operators import CONVOLUTIONS
 from bitlite.tflite.lowering import MODEL
 
-OPERATORS = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.FULLY_CONNECTED)
+CODES = tuple(getattr(schema.BuiltinOperator, name) for name in CONVOLUTIONS)
 TYPES = {number: name.lower() for name, number in vars(schema.TensorType).items() if not name.startswith("_")}
 # Always as many, so that no sum depends on the machine.
 THREADS = 2
@@ -65,7 +66,7 @@ def find(content: bytes, paths: Collection[str]) -> dict[str, Found]:
     for path in paths:
         start = f"{MODEL}/{path}/"
         own = [each for each, name in zip(operators, names, strict=True) if name.startswith(start)]
-        parts = [each for each in own if model.OperatorCodes(each.OpcodeIndex()).BuiltinCode() in OPERATORS]
+        parts = [each for each in own if model.OperatorCodes(each.OpcodeIndex()).BuiltinCode() in CODES]
         if not parts:
             raise ValueError(f"the .tflite file has no convolution {path}")
         # The inputs are the image, the kernel and the bias.
@@ -85,7 +86,7 @@ def outputs(content: bytes, least: int) -> list[str]:
     return [
         graph.tensors[operator.outputs[0]].name.decode()
         for operator in graph.operators
-        if model.operatorCodes[operator.opcodeIndex].builtinCode in OPERATORS
+        if model.operatorCodes[operator.opcodeIndex].builtinCode in CODES
         and np.prod(graph.tensors[operator.inputs[1]].shape) >= least
     ]
 

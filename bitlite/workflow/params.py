@@ -172,7 +172,7 @@ class Combine(Section):
         return self
 
 
-class Scheme(Section):
+class Uncalibrated(Section):
     """A scheme that needs no training images: activations are float32, or quantized as they come."""
 
     scheme: Literal["float32", "float16", "dynamic", "int4"]
@@ -193,7 +193,7 @@ class Calibrated(Section):
     calibration_balanced: bool = True
 
 
-class Int8(Calibrated):
+class Integers(Calibrated):
     """Integers throughout: int8 weights, activations of int8 or int16."""
 
     scheme: Literal["int8", "int16x8"]
@@ -218,7 +218,7 @@ class Compare(Section):
 
 
 Pruning = Annotated[NoPruning | Magnitude | NM | Channels | Units | Combine, Field(discriminator="method")]
-Quantization = Annotated[Scheme | Int8 | Mixed, Field(discriminator="scheme")]
+Quantization = Annotated[Uncalibrated | Integers | Mixed, Field(discriminator="scheme")]
 
 
 class Params(Section):
@@ -229,7 +229,7 @@ class Params(Section):
     backbone: Backbone
     finetune: Finetune = Finetune()
     pruning: Annotated[dict[Name, Pruning], Field(min_length=1)] = {"dense": NoPruning(method="none")}
-    quantization: Annotated[dict[Name, Quantization], Field(min_length=1)] = {"float32": Scheme(scheme="float32")}
+    quantization: Annotated[dict[Name, Quantization], Field(min_length=1)] = {"float32": Uncalibrated(scheme="float32")}
     benchmark: Benchmark = Benchmark()
     compare: Compare = Compare()
 
