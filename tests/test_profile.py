@@ -99,7 +99,9 @@ def test_time_goes_to_the_layer_that_works_most(tmp_path, large):
 
     path = saved(tmp_path / "model.tflite", parallel, 1, 48, 48, 1)
     image = np.ones((48, 48, 1), np.uint8)
-    rows = profile.layers(operators.read(path), profile.record(path, image, threads=1))
+    recording = profile.record(path, image, threads=1)
+    # By the events alone: on a busy machine the time of the whole, which comes from other runs, is quite another.
+    rows = profile.layers(operators.read(path), Recording(recording.events, 0.0))
     shares = {row["layer"]: row["time_share"] for row in rows if row["type"] == "conv"}
     assert sorted(shares) == ["0/conv2d", "1/conv2d", "2/conv2d"]
     assert max(shares, key=shares.get) == f"{large}/conv2d" and max(shares.values()) > 0.7
