@@ -1,1 +1,1 @@
-"""Pruning: weights to zero, or channels and units away for real; and recovery, the training that follows."""
+"""Weights to zero, or channels and units away for real; and recovery, the training that follows."""

@@ -1,1 +1,1 @@
-"""Training: BiT-HyperRule, one loop for pretraining, fine-tuning and recovery, and the metrics of a model."""
+"""BiT-HyperRule, the one loop for pretraining, fine-tuning and recovery, and the metrics of a model."""
