@@ -1,1 +1,1 @@
-"""Measurements, each run as `python -m benchmarks.NAME`."""
+"""Measurements, run as `python -m benchmarks.NAME`, and hub, the network that they compare with."""

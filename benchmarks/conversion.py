@@ -33,16 +33,15 @@ from bitlite.bit.weights import Bit, untrained
 from bitlite.images import dataset
 from bitlite.litert import runtime
 from bitlite.profiling.machine import cpu
-from bitlite.tflite import calibration, conversion
+from bitlite.tflite import calibration, conversion, schemes
 from bitlite.tflite.graph import Graph, Tensor, constant, rewritten, to_file
 from bitlite.tflite.lowering import convolution
-from bitlite.tflite.winograd import sixteen
+from bitlite.tflite.winograd import by_winograd
 from bitlite.workflow import scores
 from bitlite.workflow.params import Calibrated, Quantization
 from bitlite.workflow.paths import FINETUNED
 
 SIZE = (224, 224)
-SCHEMES = ("float32", "float16", "dynamic", "int8", "int8_mixed", "int16x8", "int4")
 # The usual way knows these.
 USUAL = ("float32", "dynamic", "int8")
 WINOGRAD = {f"{scheme}, winograd": scheme for scheme in ("float32", "float16", "dynamic")}
@@ -54,7 +53,7 @@ CHANNELS, SIDES = (32, 48, 64, 96, 128, 256), (4, 8, 14, 28, 56)
 
 
 def main(what: str, *threads: str) -> None:
-    measure, default = {"r50x1": (speeds, (1, 2)), "schemes": (schemes, (1,)), "winograd": (convolutions, (1,))}[what]
+    measure, default = {"r50x1": (speeds, (1, 2)), "schemes": (by_scheme, (1,)), "winograd": (convolutions, (1,))}[what]
     print(cpu(), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         measure(Path(scratch), [int(count) for count in threads] or default)
@@ -67,7 +66,7 @@ def speeds(scratch: Path, threads: Sequence[int]) -> None:
     files = {}
     for name, each in entries().items():
         start = time.perf_counter()
-        content = files[name, "ours"] = conversion.convert(bit, each, calibrating(each.scheme, images))
+        content = files[name, "ours"] = conversion.convert(bit, each, images)
         taken, memory = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(
             f"{name:18}{len(content) / 1e6:6.1f} MB, converted in {taken:.0f} s; "
@@ -92,7 +91,7 @@ def speeds(scratch: Path, threads: Sequence[int]) -> None:
             )
 
 
-def schemes(scratch: Path, threads: Sequence[int]) -> None:
+def by_scheme(scratch: Path, threads: Sequence[int]) -> None:
     """Print what each scheme makes of the fine-tuned model of this checkout."""
     bit = Bit.load(FINETUNED)
     size = bit.architecture.image_size
@@ -108,7 +107,7 @@ def schemes(scratch: Path, threads: Sequence[int]) -> None:
     print(" " * 18 + "".join(f"{column:>12}" for column in ("images", "accuracy", "agreement", "bytes")))
     for name, path in paths.items():
         count = min(len(labels), 1000) if name == SLOW else len(labels)
-        logits = runtime.Classifier(path).logits(test[:count])
+        logits = runtime.logits(path, test[:count])
         if name == "float32":
             expected = logits.argmax(1)
         agreement = np.mean(logits.argmax(1) == expected[:count])
@@ -130,7 +129,7 @@ def convolutions(scratch: Path, threads: Sequence[int]) -> None:
             for channels in CHANNELS:
                 files = {
                     "plain": single(side, channels, convolution),
-                    "winograd": single(side, channels, sixteen),
+                    "winograd": single(side, channels, by_winograd),
                 }
                 times = in_turns(written(files, scratch), count)
                 ratios.append(ratio(times["plain"], times["winograd"]))
@@ -160,7 +159,7 @@ def ratio(times: np.ndarray | None, others: np.ndarray | None) -> str:
 
 def entries() -> dict[str, Quantization]:
     """What is measured, by the name it is printed under."""
-    plain = {scheme: entry(scheme) for scheme in SCHEMES}
+    plain = {scheme: entry(scheme) for scheme in schemes.SCHEMES}
     return plain | {name: entry(scheme, winograd=True) for name, scheme in WINOGRAD.items()}
 
 
@@ -188,12 +187,7 @@ def floor(bit: Bit, scheme: str, images: np.ndarray) -> bytes:
     bit = bit.folded()
     kernels = {name: kernel / np.sqrt(np.prod(kernel.shape[:3])) for name, kernel in bit.kernels.items()}
     bit = bit.with_weights(bit.weights | {name: kernel.astype(np.float32) for name, kernel in kernels.items()})
-    return conversion.convert(bit, entry(scheme), calibrating(scheme, images), frozen_norms=True)
-
-
-def calibrating(scheme: str, images: np.ndarray) -> np.ndarray | None:
-    """The images, if the scheme calibrates."""
-    return images if isinstance(entry(scheme), Calibrated) else None
+    return conversion.convert(bit, entry(scheme), images, frozen_norms=True)
 
 
 def usual(bit: Bit, scheme: str, images: np.ndarray) -> bytes:

@@ -33,7 +33,7 @@ from bitlite.litert import latency, runtime
 from bitlite.profiling.machine import cpu
 from bitlite.pruning.importance import sampled
 from bitlite.pruning.methods import prune
-from bitlite.pruning.recovery import recover, recovering
+from bitlite.pruning.recovery import recover, recovery_recipe
 from bitlite.tflite import conversion
 from bitlite.training.batches import Images
 from bitlite.training.inference import predict
@@ -68,7 +68,7 @@ class Bench:
         """The dense model pruned at once, then recovered, and in how many steps."""
         entry, run = entry.model_copy(update={"steps": self.steps}), replace(self.run, seed=seed)
         at_once = prune(self.dense, entry, partial(sampled, run, self.dense))
-        steps = recovering(entry, run.recipe, examples=len(run.train.labels)).steps
+        steps = recovery_recipe(entry, run.recipe, examples=len(run.train.labels)).steps
         return at_once, recover(at_once, self.finetuned, entry, run), steps
 
     def accuracies(self, bit: Bit) -> tuple[float, float]:

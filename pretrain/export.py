@@ -1,4 +1,4 @@
-"""Write the pretrained trunk as bit-tiny.npz, and where it comes from as bit-tiny.json.
+"""Write the pretrained network as bit-tiny.npz, and where it comes from as bit-tiny.json.
 
     PYTHONPATH=.. python export.py
 
@@ -36,11 +36,11 @@ def main() -> None:
     bit = Bit.load(FINETUNED)
     stored = {name: value.astype(np.float16) for name, value in bit.weights.items()}
     rounded = bit.with_weights({name: value.astype(np.float32) for name, value in stored.items()})
-    keras_model = network.build(rounded)
+    model = network.build(rounded)
     accuracies = {}
     for split in ("validation", "test"):
         images, labels = dataset.read(split, bit.architecture.image_size)
-        accuracies[split] = accuracy(predict(keras_model, images), labels)
+        accuracies[split] = accuracy(predict(model, images), labels)
 
     made = {
         "commit": commit(),

@@ -12,7 +12,7 @@ from bitlite.tflite import calibration, convolutions
 from bitlite.tflite.conversion import FLOAT32, convert
 from bitlite.workflow import params
 from bitlite.workflow.command import run
-from bitlite.workflow.files import whole, write_csv
+from bitlite.workflow.files import write_bytes, write_csv
 from bitlite.workflow.paths import PLOTS, PRUNED, TFLITE
 
 
@@ -31,8 +31,7 @@ def main(pruning: str, quantization: str) -> None:
     rows = list(convolutions.rows(content, convert(bit, FLOAT32), bit, sample))
 
     variant = f"{pruning}-{quantization}"
-    with whole(TFLITE / f"{variant}.tflite") as temporary:
-        temporary.write_bytes(content)
+    write_bytes(TFLITE / f"{variant}.tflite", content)
     write_csv(PLOTS / "convert" / variant / "layers.csv", convolutions.COLUMNS, rows)
     if entry.scheme == "int8_mixed":
         kept = [row["layer"] for row in rows if row["type"] == "float32"]

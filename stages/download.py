@@ -1,9 +1,7 @@
 """Fetch the data set and the backbone, each into one form whatever its source.
 
-    python -m stages.download dataset     params dataset -> data/dataset
-    python -m stages.download backbone    params backbone, seed -> models/backbone
-
-The seed is for a backbone without weights of its own, which pretraining starts from.
+python -m stages.download dataset     params dataset -> data/dataset
+python -m stages.download backbone    params backbone -> models/backbone
 """
 
 from bitlite.workflow.command import run
@@ -22,7 +20,7 @@ def main(part: str) -> None:
     elif part == "backbone":
         from bitlite.backbones.backbone import fetch
 
-        fetch(params.backbone, seed=params.seed).save(BACKBONE)
+        fetch(params.backbone).save(BACKBONE)
     else:
         raise InputError(f"python -m stages.download {part}: allowed are dataset and backbone")
 

@@ -102,10 +102,10 @@ def test_bit_tiny():
     assert EMBEDDED.stat().st_size <= 4_000_000
 
 
-def test_untrained_backbone_follows_the_seed():
-    one, same, other = (fetch(Backbone(name="bit-tiny-untrained"), seed=seed) for seed in (1, 1, 2))
+def test_untrained_backbone_is_the_same_every_time():
+    one, same = (fetch(Backbone(name="bit-tiny-untrained")) for _ in range(2))
     assert_weights(same, one)
-    assert not np.array_equal(one.weights[ROOT_KERNEL], other.weights[ROOT_KERNEL])
+    assert one.weights[ROOT_KERNEL].std() > 0
 
 
 # Files

@@ -17,10 +17,14 @@ from ruamel.yaml import YAML
 from bitlite.bit.names import HEAD, ROOT
 from bitlite.bit.shapes import Shape
 from bitlite.bit.weights import untrained
+from bitlite.litert import runtime
 from bitlite.report import layer_tables, picture, release, text, variants
 from bitlite.report.origin import Origin
 from bitlite.report.page import confusion, report
 from bitlite.report.variants import Comparison, Variant, choice, summary, tradeoff_rows, wilson
+from bitlite.tflite import calibration, quantizer
+from bitlite.tflite.graph import to_file
+from bitlite.tflite.lowering import lower
 from bitlite.workflow import metrics
 from bitlite.workflow.files import read_csv, write_csv
 from bitlite.workflow.metrics import ModelScores, PrunedScores
@@ -222,9 +226,11 @@ def kernel_rows() -> list[dict]:
 
 
 def write_layers(plots: Path, names, prunings) -> None:
-    """The files of the benchmark and prune stages, of variants of these names."""
+    """The files of the benchmark, convert and prune stages, of variants of these names."""
     for name in names:
         write_csv(plots / "benchmark" / name / "layers.csv", TIMES[0], TIMES)
+        errors = [{"layer": ROOT, "type": "int8", "size_bytes": 1000, "snr_db": 40.0}]
+        write_csv(plots / "convert" / name / "layers.csv", errors[0], errors)
     for name in prunings:
         write_csv(plots / "prune" / name / "layers.csv", kernel_rows()[0], kernel_rows())
 
@@ -470,36 +476,26 @@ def test_prediction_of_an_unknown_class_is_named():
 
 
 @pytest.fixture(scope="module")
-def keras_model():
+def bit():
     """A BiT with a random head, so that its logits differ."""
-    from bitlite.bit import network
-
     head = f"{HEAD}/kernel"
     kernel = np.random.default_rng(1).normal(size=FINETUNED.weights[head].shape).astype(np.float32)
-    return network.build(FINETUNED.with_weights({**FINETUNED.weights, head: kernel}).folded())
+    return FINETUNED.with_weights({**FINETUNED.weights, head: kernel})
 
 
 @pytest.fixture(scope="module")
-def tflite(keras_model, tmp_path_factory):
+def tflite(bit, tmp_path_factory):
     """Paths of the model in float32, in integers from uint8 to uint8, and in integers of an odd input scale."""
-    import tensorflow as tf
-
-    def integers(low, high, dtype):
-        # float32 keeps the values; the range of the calibration images becomes the scale of the input.
-        images = np.random.default_rng(2).integers(low, high, (4, 1, *IMAGE_SIZE, 3), endpoint=True).astype(np.float32)
-        images.reshape(4, -1)[:, :2] = low, high
-        converter = tf.lite.TFLiteConverter.from_keras_model(keras_model)
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([image] for image in images)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = dtype
-        return converter.convert()
-
+    float32 = to_file(lower(bit))
+    images = np.random.default_rng(2).integers(256, size=(4, *IMAGE_SIZE, 3), dtype=np.uint8)
+    ranges = calibration.ranges(float32, images)
+    # The range of the pixels becomes the scale of the input.
+    odd = {**ranges, "pixels": {"min": np.zeros(1, np.float32), "max": np.full(1, 240, np.float32)}}
     directory = tmp_path_factory.mktemp("tflite")
     contents = {
-        "float32": tf.lite.TFLiteConverter.from_keras_model(keras_model).convert(),
-        "uint8": integers(0, 255, tf.uint8),
-        "int8": integers(0, 240, tf.int8),
+        "float32": float32,
+        "uint8": quantizer.integers(float32, ranges, activations="int8", pixels="uint8"),
+        "int8": quantizer.integers(float32, odd, activations="int8", pixels="int8"),
     }
     for name, content in contents.items():
         (directory / name).write_bytes(content)
@@ -518,7 +514,7 @@ def photo(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "tolerance"), [("float32", 0.001), ("uint8", 0.1), ("int8", 0.1)])
-def test_snippet_of_the_card_classifies_a_photo(name, tolerance, tflite, keras_model, photo, tmp_path):
+def test_snippet_of_the_card_classifies_a_photo(name, tolerance, tflite, bit, photo, tmp_path):
     card = release.card(comparison(DENSE), ORIGIN, {}, tflite[name], 16)
     directory = tmp_path / "release"
     release.write(directory, tflite[name], LABELS, card)
@@ -532,7 +528,7 @@ def test_snippet_of_the_card_classifies_a_photo(name, tolerance, tflite, keras_m
     # EXIF orientation 6: shown turned by 90 degrees clockwise.
     upright = Image.open(photo).transpose(Image.Transpose.ROTATE_270).convert("RGB")
     pixels = np.asarray(upright.resize(IMAGE_SIZE[::-1], Image.Resampling.BILINEAR), np.float32)
-    logits = keras_model.predict(pixels[None], verbose=0)[0]
+    logits = runtime.Classifier(tflite["float32"]).logits(pixels[None])[0]
     expected = dict(zip(LABELS, np.exp(logits) / np.exp(logits).sum(), strict=True))
     printed = [line.split() for line in done.stdout.splitlines()]
     shares = [float(share.rstrip("%")) / 100 for share, _ in printed]

@@ -3,7 +3,7 @@ from math import cos, pi
 import pytest
 
 from bitlite.training import hyperrule
-from bitlite.training.recipe import Recipe, finetuning, learning_rate
+from bitlite.training.recipe import Recipe, finetuning_recipe, learning_rate
 from bitlite.workflow.params import Finetune
 
 SMALL, LARGE = 32 * 32, 500 * 400
@@ -21,7 +21,7 @@ SMALL, LARGE = 32 * 32, 500 * 400
     ],
 )
 def test_published_schedule(examples, steps, warmup, decays, mixup):
-    rule = finetuning(Finetune(), image_area=LARGE, examples=examples)
+    rule = finetuning_recipe(Finetune(), image_area=LARGE, examples=examples)
     assert (rule.steps, rule.warmup, rule.decays, rule.mixup) == (steps, warmup, decays, mixup)
     assert (rule.batch_size, rule.learning_rate, rule.weight_decay) == (512, 0.003, 0.0)
     assert rule.flip
@@ -33,13 +33,13 @@ def test_published_schedule(examples, steps, warmup, decays, mixup):
     [(28 * 28, 160, 128), (96 * 96 - 1, 160, 128), (96 * 96, 512, 480), (4000 * 3000, 512, 480)],
 )
 def test_published_resolution(area, resize, crop):
-    rule = finetuning(Finetune(), image_area=area, examples=1000)
+    rule = finetuning_recipe(Finetune(), image_area=area, examples=1000)
     assert (rule.resize, rule.image_size) == (resize, crop)
 
 
 @pytest.mark.parametrize(("area", "size", "resize"), [(SMALL, 32, 40), (SMALL, 224, 280), (LARGE, 240, 256)])
 def test_other_image_size_keeps_the_rule_s_margin(area, size, resize):
-    rule = finetuning(Finetune(image_size=size), image_area=area, examples=1000)
+    rule = finetuning_recipe(Finetune(image_size=size), image_area=area, examples=1000)
     assert (rule.resize, rule.image_size) == (resize, size)
 
 
@@ -55,7 +55,7 @@ def test_other_image_size_keeps_the_rule_s_margin(area, size, resize):
     ],
 )
 def test_other_steps_stretch_the_schedule(steps, examples, warmup, decays):
-    run = finetuning(Finetune(steps=steps), image_area=SMALL, examples=examples)
+    run = finetuning_recipe(Finetune(steps=steps), image_area=SMALL, examples=examples)
     assert (run.steps, run.warmup, run.decays) == (steps, warmup, decays)
 
 
@@ -63,14 +63,14 @@ def test_what_params_say_overrides_the_rule():
     params = Finetune(
         steps=50, batch_size=8, learning_rate=0.5, image_size=24, resize=30, mixup=0.3, flip=False, weight_decay=0.01
     )
-    assert finetuning(params, image_area=LARGE, examples=1_000_000) == Recipe(
+    assert finetuning_recipe(params, image_area=LARGE, examples=1_000_000) == Recipe(
         steps=50, batch_size=8, learning_rate=0.5, resize=30, image_size=24, warmup=1, decays=(15, 30, 45), mixup=0.3,
         flip=False, weight_decay=0.01,
     )  # fmt: skip
 
 
 def test_zero_is_no_auto():
-    run = finetuning(Finetune(steps=0, mixup=0.0), image_area=LARGE, examples=1_000_000)
+    run = finetuning_recipe(Finetune(steps=0, mixup=0.0), image_area=LARGE, examples=1_000_000)
     assert (run.steps, run.mixup) == (0, 0.0)
 
 
@@ -78,7 +78,7 @@ def test_zero_is_no_auto():
     ("examples", "steps"), [(3500, "auto"), (30_000, "auto"), (500_000, "auto"), (3500, 300), (3500, 7), (30_000, 3)]
 )
 def test_learning_rate_of_every_step(examples, steps):
-    run = finetuning(Finetune(steps=steps, learning_rate=0.03), image_area=SMALL, examples=examples)
+    run = finetuning_recipe(Finetune(steps=steps, learning_rate=0.03), image_area=SMALL, examples=examples)
     rate, rates = 0.0, []
     for step in range(run.steps):
         if step < run.warmup:
@@ -91,7 +91,7 @@ def test_learning_rate_of_every_step(examples, steps):
 
 
 def test_learning_rate_at_the_corners_of_the_rule():
-    run = finetuning(Finetune(), image_area=SMALL, examples=5000)
+    run = finetuning_recipe(Finetune(), image_area=SMALL, examples=5000)
     rates = {0: 0.00003, 49: 0.0015, 99: 0.003, 100: 0.003, 199: 0.003, 200: 0.0003, 299: 0.0003, 300: 0.00003}
     rates |= {399: 0.00003, 400: 0.000003, 499: 0.000003}
     assert {step: learning_rate(step, run) for step in rates} == pytest.approx(rates)
@@ -100,7 +100,7 @@ def test_learning_rate_at_the_corners_of_the_rule():
 @pytest.mark.parametrize(("batch_size", "rate"), [(512, 0.003), (128, 0.001), (32, 0.001 / 3), (2048, 0.009)])
 def test_smaller_batches_learn_more_slowly(batch_size, rate):
     # The authors' two points, 512: 0.003 and 128: 0.001, say a third of the rate for a quarter of the images.
-    run = finetuning(Finetune(batch_size=batch_size), image_area=SMALL, examples=10_000)
+    run = finetuning_recipe(Finetune(batch_size=batch_size), image_area=SMALL, examples=10_000)
     assert run.learning_rate == pytest.approx(rate)
 
 
@@ -117,7 +117,7 @@ def test_smaller_batches_learn_more_slowly(batch_size, rate):
 )
 def test_augments(changes, augments):
     plain = {"image_size": 32, "resize": 32, "flip": False, "mixup": 0.0}
-    assert finetuning(Finetune(**plain | changes), image_area=SMALL, examples=100).augments is augments
+    assert finetuning_recipe(Finetune(**plain | changes), image_area=SMALL, examples=100).augments is augments
 
 
 def test_cosine_falls_from_the_peak_to_almost_nothing():
@@ -139,11 +139,11 @@ def test_cosine_falls_from_the_peak_to_almost_nothing():
 )
 def test_schedule_that_params_ask_for_shapes_the_learning_rate(schedule, rates):
     params = Finetune(steps=50, learning_rate=0.1, learning_rate_schedule=schedule)
-    run = finetuning(params, image_area=SMALL, examples=3500)
+    run = finetuning_recipe(params, image_area=SMALL, examples=3500)
     assert run.learning_rate_schedule == schedule
     assert {step: learning_rate(step, run) for step in rates} == pytest.approx(rates)
 
 
 def test_padding_is_that_of_params():
-    assert finetuning(Finetune(padding=4), image_area=SMALL, examples=100).padding == 4
-    assert finetuning(Finetune(), image_area=SMALL, examples=100).padding == 0
+    assert finetuning_recipe(Finetune(padding=4), image_area=SMALL, examples=100).padding == 4
+    assert finetuning_recipe(Finetune(), image_area=SMALL, examples=100).padding == 0

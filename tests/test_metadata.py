@@ -16,7 +16,7 @@ LABELS = ("tulip", "daisy, white", "Löwenzahn")
 SCHEMES = (Uncalibrated(scheme="float32"), Integers(scheme="int8"), Uncalibrated(scheme="int4"))
 
 
-@pytest.fixture(scope="module", params=SCHEMES, ids=lambda how: how.scheme)
+@pytest.fixture(scope="module", params=SCHEMES, ids=lambda entry: entry.scheme)
 def file(request, tmp_path_factory):
     bit = bit_of(filters=8, units=(1,), groups=4, labels=3)
     path = tmp_path_factory.mktemp("metadata") / "model.tflite"

@@ -32,8 +32,8 @@ def files(bit, tmp_path_factory):
     photos = np.random.default_rng(0).integers(256, size=(4, *SIZE, 3), dtype=np.uint8)
     schemes = {name: Uncalibrated(scheme=name) for name in ("float32", "float16", "dynamic")}
     schemes["winograd"] = Uncalibrated(scheme="float32", winograd=True)
-    for name, how in {**schemes, "int8": Integers(scheme="int8", calibration_images=4)}.items():
-        (directory / f"{name}.tflite").write_bytes(conversion.convert(bit, how, photos))
+    for name, entry in {**schemes, "int8": Integers(scheme="int8", calibration_images=4)}.items():
+        (directory / f"{name}.tflite").write_bytes(conversion.convert(bit, entry, photos))
     return {path.stem: path for path in directory.iterdir()}
 
 

@@ -12,7 +12,7 @@ from bitlite.pruning import speed
 from bitlite.pruning.budget import evenly, within
 from bitlite.pruning.importance import by_norm, by_taylor, loss_with, sampled
 from bitlite.pruning.methods import prune
-from bitlite.pruning.recovery import recover, recovering
+from bitlite.pruning.recovery import recover, recovery_recipe
 from bitlite.pruning.zeros import zeroed
 from bitlite.tflite import conversion
 from bitlite.training.batches import Images
@@ -384,8 +384,8 @@ FINETUNING = Recipe(
 
 @pytest.mark.parametrize(("examples", "steps"), [(3500, 150), (45_000, 3000), (1_000_000, 6000)])
 def test_recovery_takes_more_steps_on_more_images(examples, steps):
-    assert recovering(Channels(method="channels", keep=0.5), FINETUNING, examples=examples).steps == steps
-    assert recovering(Magnitude(method="magnitude", steps=7), FINETUNING, examples=examples).steps == 7
+    assert recovery_recipe(Channels(method="channels", keep=0.5), FINETUNING, examples=examples).steps == steps
+    assert recovery_recipe(Magnitude(method="magnitude", steps=7), FINETUNING, examples=examples).steps == 7
 
 
 def test_recovery_is_as_the_entry_says_and_else_as_fine_tuning():
@@ -393,7 +393,7 @@ def test_recovery_is_as_the_entry_says_and_else_as_fine_tuning():
         method="channels", keep=0.5, steps=100, batch_size=16, learning_rate=0.02, learning_rate_schedule="hyperrule",
         distillation=0.5, temperature=3.0,
     )  # fmt: skip
-    assert recovering(entry, FINETUNING, examples=3500) == Recipe(
+    assert recovery_recipe(entry, FINETUNING, examples=3500) == Recipe(
         100, 16, learning_rate=0.02, resize=36, image_size=32, warmup=20, decays=(40, 60, 80), padding=2, mixup=0.1,
         flip=True, weight_decay=0.01, batch_split=4, optimizer="adam", distillation=0.5, temperature=3.0,
     )  # fmt: skip
@@ -403,8 +403,8 @@ def test_recovery_is_as_the_entry_says_and_else_as_fine_tuning():
 @pytest.mark.parametrize("schedule", ["hyperrule", "cosine", "constant"])
 def test_learning_rate_schedule_is_the_entrys(schedule, finetuning):
     entry = Magnitude(method="magnitude", learning_rate_schedule=schedule)
-    found = recovering(entry, replace(FINETUNING, learning_rate_schedule=finetuning), examples=3500)
-    assert found == recovering(entry, FINETUNING, examples=3500)
+    found = recovery_recipe(entry, replace(FINETUNING, learning_rate_schedule=finetuning), examples=3500)
+    assert found == recovery_recipe(entry, FINETUNING, examples=3500)
     assert found.learning_rate_schedule == schedule
 
 

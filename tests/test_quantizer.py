@@ -106,8 +106,8 @@ def test_auto_keeps_no_more_than_it_must(drop, float32, paths, ranges, validatio
 
 
 def test_auto_is_what_its_layers_named_give(bit, float32, paths, validation):
-    how = {"keep_float": "auto", "max_accuracy_drop": 0.0}
-    content = conversion.convert(bit, Mixed(scheme="int8_mixed", **how), photos(16, seed=1), validation=validation)
+    keys = {"keep_float": "auto", "max_accuracy_drop": 0.0}
+    content = conversion.convert(bit, Mixed(scheme="int8_mixed", **keys), photos(16, seed=1), validation=validation)
     kept = float_kernels(content, bit)
     # Found anew from the same validation images, by name.
     found = {path for path, layer in convolutions.find(content, paths).items() if layer.type == "float32"}
@@ -146,7 +146,7 @@ def test_ranges_are_those_of_the_keras_layers(bit, paths, float32):
 
 
 @pytest.mark.parametrize(
-    ("how", "kind", "least"),
+    ("entry", "kind", "least"),
     # int8 has half a step of error to a range of some 8 standard deviations: about 40 dB at best, less what adds up.
     [
         (Uncalibrated(scheme="float16"), "float16", 55), (Uncalibrated(scheme="dynamic"), "int8", 25),
@@ -155,8 +155,8 @@ def test_ranges_are_those_of_the_keras_layers(bit, paths, float32):
     ],
     ids=lambda value: getattr(value, "scheme", ""),
 )  # fmt: skip
-def test_rows(how, kind, least, bit, float32, paths):
-    content = conversion.convert(bit, how, photos(16, seed=1))
+def test_rows(entry, kind, least, bit, float32, paths):
+    content = conversion.convert(bit, entry, photos(16, seed=1))
     rows = list(convolutions.rows(content, float32, bit, photos(4, seed=1)))
     assert [row["layer"] for row in rows] == paths and all(tuple(row) == convolutions.COLUMNS for row in rows)
     large = [row for row in rows if bit.weights[f"{row['layer']}/kernel"].size >= 1024]

@@ -21,7 +21,7 @@ from bitlite.bit.weights import Bit, untrained
 from bitlite.images import dataset
 from bitlite.litert import runtime
 from bitlite.training.curves import logged
-from bitlite.training.recipe import finetuning_on_dataset
+from bitlite.training.recipe import finetuning_recipe_on_dataset
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.files import read_csv
 from bitlite.workflow.params import Finetune
@@ -289,7 +289,7 @@ def test_auto_sizes_follow_the_images(tmp_path, monkeypatch):
     Image.new("RGB", (100, 97)).save(encoded, "png")
     dataset.write(dataset.DATASET, ("a",), {"train": lambda: iter([(encoded.getvalue(), 0)])})
     sizes = {"image_size": 480}, {"image_size": 480, "resize": 512}, {}
-    recipes = [finetuning_on_dataset(Finetune(**given)) for given in sizes]
+    recipes = [finetuning_recipe_on_dataset(Finetune(**given)) for given in sizes]
     assert [(recipe.resize, recipe.image_size) for recipe in recipes] == 3 * [(512, 480)]
 
 
@@ -384,7 +384,7 @@ def test_bad_params_stop_a_stage_before_it_writes(stage, copy):
     Path("params.yaml").write_text(PARAMS.replace("keep: 0.5", "keep: 1.5"))
     main, *arguments = stage
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
-    with pytest.raises(SystemExit, match=r"^params\.yaml: pruning\.channels\.keep is 1\.5: "):
+    with pytest.raises(InputError, match=r"^params\.yaml: pruning\.channels\.keep is 1\.5: "):
         main(*arguments)
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
 

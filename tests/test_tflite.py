@@ -341,8 +341,8 @@ def test_equal_models_give_equal_bytes(files):
 CLASSES = ("ant", "bee", "cat", "dog")
 
 
-def calibrating(count, **how):
-    return Integers(scheme="int8", calibration_images=count, **how)
+def calibrating(count, **keys):
+    return Integers(scheme="int8", calibration_images=count, **keys)
 
 
 @pytest.mark.parametrize("count", [4, 7, 20, 59, 60])
@@ -362,8 +362,8 @@ def test_calibration_is_drawn_by_its_seed(balanced):
     labels = np.resize(np.arange(4), 4000)
 
     def drawn(seed):
-        how = calibrating(400, calibration_seed=seed, calibration_balanced=balanced)
-        return calibration.drawn(labels, CLASSES, how)
+        entry = calibrating(400, calibration_seed=seed, calibration_balanced=balanced)
+        return calibration.drawn(labels, CLASSES, entry)
 
     assert np.array_equal(drawn(1), drawn(1))
     # Of two draws of a tenth, a tenth is in both.
@@ -378,16 +378,16 @@ def test_calibration_that_is_not_balanced_follows_the_images():
 
 
 @pytest.mark.parametrize(
-    ("counts", "how", "told"),
+    ("counts", "entry", "told"),
     [
         ([5, 5, 5, 5], calibrating(21), "calibration_images is 21, but there are only 20 training images"),
         ([5, 5, 5, 5], calibrating(3), "calibration_images is 3, but there are 4 classes"),
         ([5, 5, 0, 5], calibrating(8), "there is no training image of class 'cat' to calibrate with"),
     ],
 )
-def test_calibration_that_can_not_be(counts, how, told):
+def test_calibration_that_can_not_be(counts, entry, told):
     with pytest.raises(InputError, match=told):
-        calibration.drawn(np.repeat(np.arange(4), counts), CLASSES, how)
+        calibration.drawn(np.repeat(np.arange(4), counts), CLASSES, entry)
 
 
 def test_a_compacted_file_says_the_same_in_fewer_bytes_and_keeps_its_weights_aligned():

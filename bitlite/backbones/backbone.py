@@ -22,7 +22,7 @@ PUBLISHED = {
 }
 
 
-def fetch(params: Backbone, *, seed: int = 0) -> Bit:
+def fetch(params: Backbone) -> Bit:
     """The backbone that `params` asks for, without a head, all its weights in float32.
 
     Raises InputError if its weights can't be had, if they are not those of the published model that it is named after,
@@ -30,7 +30,7 @@ def fetch(params: Backbone, *, seed: int = 0) -> Bit:
     """
     name = params.name
     if name == "bit-tiny-untrained" and not params.source:
-        return untrained(name, BIT_TINY, seed=seed)
+        return untrained(name, BIT_TINY, seed=0)
     source = params.source or {"bit-tiny": str(EMBEDDED), **PUBLISHED}.get(name, name)
     if not readable(source):
         if params.source:

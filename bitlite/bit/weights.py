@@ -17,7 +17,7 @@ from bitlite.workflow.errors import InputError
 from bitlite.workflow.files import read_npz, whole, write_json
 
 ROOT_STRIDE = 2
-# Qiao et al., "Weight Standardization", arXiv:1903.10520; the constant is that of BiT's own code.
+# Qiao et al., "Weight Standardization", arXiv:1903.10520; the constant is from BiT's own code.
 STANDARDIZATION_EPSILON = 1e-10
 # Of every norm (Wu & He, arXiv:1803.08494).
 GROUP_NORM_EPSILON = 1e-5
@@ -25,7 +25,7 @@ GROUP_NORM_EPSILON = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What the weights alone do not tell.
+    """The facts about a BiT that its weights do not show.
 
     groups: groups of every GroupNorm before pruning (32 in the published models).
     pool: whether the root ends in BiT's zero-padded 3x3/2 max-pool.
@@ -118,6 +118,11 @@ class Bit:
         return found
 
     @property
+    def paths(self) -> list[str]:
+        """Paths of all convolutions in running order, then that of the head if there is one."""
+        return [convolution.path for convolution in self.convolutions]
+
+    @property
     def inner_norms(self) -> list[str]:
         """Paths of the norms inside the bottlenecks, before convolutions b and c."""
         return [unit.norm(part) for unit in self.units for part in "bc"]
@@ -155,7 +160,7 @@ class Bit:
 
         Raises InputError naming `key` of params.yaml and a pattern that matches nothing.
         """
-        paths = [convolution.path for convolution in self.convolutions]
+        paths = self.paths
         for pattern in patterns:
             if not any(fnmatch(path, pattern) for path in paths):
                 raise InputError(f"{key} has {pattern!r}, which matches none of BiT's convolutions, such as {paths[1]}")

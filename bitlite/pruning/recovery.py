@@ -25,7 +25,7 @@ from bitlite.workflow.scores import accuracy
 AUTO_STEPS = 0.3
 
 
-def recovering(entry: Recovery, finetuning: Recipe, *, examples: int) -> Recipe:
+def recovery_recipe(entry: Recovery, finetuning: Recipe, *, examples: int) -> Recipe:
     """The recipe by which a model recovers from `entry` that was fine-tuned by `finetuning`, on so many images.
 
     The entry says how long and how fast; sizes of images, augmentation and weight decay are those of fine-tuning.
@@ -52,7 +52,7 @@ def recover(pruned: Bit, finetuned: Bit, entry: Pruning, run: Run, log: Log = la
     """
     bit = finetuned.folded()
     sample = partial(sampled, run, bit)
-    recipes = [recovering(part, run.recipe, examples=len(run.train.labels)) for part in entry.parts]
+    recipes = [recovery_recipe(part, run.recipe, examples=len(run.train.labels)) for part in entry.parts]
     done_before = accumulate((each.steps for each in recipes[:-1]), initial=0)
     for part, recipe, done in zip(entry.parts, recipes, done_before, strict=True):
         at_once = pruned if part is entry else prune(bit, part, sample)  # an entry of one part is pruned already

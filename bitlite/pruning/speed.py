@@ -20,13 +20,13 @@ def fast_enough(bit: Bit, smaller: Callable[[float], Bit], least: float, target:
     `smaller` takes a share of the multiply-adds, of which `least` is in its reach. Raises InputError if the target is
     out of reach on this machine.
     """
-    with TemporaryDirectory() as scratch:
-        return largest(
-            smaller,
-            [share for share in GRID if share >= least],
-            target,
-            lambda candidate: latency_share(candidate, bit, Path(scratch)),
+    shares = [share for share in GRID if share >= least]
+    if not shares:
+        raise InputError(
+            f"target_latency is {target:g}, but channels can't bring even the multiply-adds below {least:.2f}"
         )
+    with TemporaryDirectory() as scratch:
+        return largest(smaller, shares, target, lambda candidate: latency_share(candidate, bit, Path(scratch)))
 
 
 def largest(

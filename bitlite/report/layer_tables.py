@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitlite.bit.weights import Bit
-from bitlite.workflow.errors import InputError
+from bitlite.workflow.errors import missing
 from bitlite.workflow.files import read_csv
 
 # In the order of the report.
@@ -117,11 +117,11 @@ def _table(columns: Mapping[str, Mapping[str, float]], shade) -> Table:
 
 
 def _errors(path: Path) -> dict[str, float]:
-    """Decibels by layer; none of a variant that is not compared with float32."""
-    return {row["layer"]: float(row["snr_db"]) for row in read_csv(path) if row["snr_db"]} if path.exists() else {}
+    """Decibels by layer, without those layers that are just as in float32."""
+    return {row["layer"]: float(row["snr_db"]) for row in _rows(path) if row["snr_db"]}
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
     if not path.exists():
-        raise InputError(f"{path} is missing: run `dvc repro`")
+        raise missing(path)
     return read_csv(path)

@@ -8,11 +8,10 @@ from pathlib import Path
 from bitlite.report.text import milliseconds, percent, size, three_digits
 from bitlite.workflow import metrics
 from bitlite.workflow.params import Compare
+from bitlite.workflow.scores import within
 
 # Two-sided 95 % of a normal distribution.
 Z95 = 1.959964
-# Accuracies are counts over a number of images: far coarser than this, which is far coarser than rounding.
-ROUNDING = 1e-9
 
 TRADEOFF_COLUMNS = (
     "variant", "pruning", "quantization", "accuracy", "validation_accuracy", "agreement", "size_bytes", "gzip_bytes",
@@ -77,8 +76,8 @@ class Comparison:
     @property
     def qualified(self) -> tuple[Variant, ...]:
         """The variants accurate enough on validation, the baseline among them: test images have no part in it."""
-        bound = self.baseline.validation_accuracy - self.rule.max_accuracy_drop - ROUNDING
-        return tuple(v for v in self.variants if v.validation_accuracy >= bound)
+        baseline, most = self.baseline.validation_accuracy, self.rule.max_accuracy_drop
+        return tuple(v for v in self.variants if within(v.validation_accuracy, baseline, most))
 
     @property
     def selected(self) -> Variant:

@@ -1,4 +1,4 @@
-"""Which training images a file is calibrated with, and what its tensors range over on them. No TensorFlow."""
+"""The training images that calibrate a file, and the ranges of its tensors on them. No TensorFlow."""
 
 import contextlib
 import os
@@ -46,10 +46,10 @@ def drawn(labels: np.ndarray, classes: tuple[str, ...], entry: Calibrated) -> np
 
 
 def ranges(float32: bytes, pixels: np.ndarray) -> Ranges:
-    """What the values of every tensor range over on the images `pixels` [images, height, width, 3] in 0..255.
+    """The least and largest value of every tensor on the images `pixels` [images, height, width, 3] in 0..255.
 
-    By XNNPACK, several times as fast as the calibration in TensorFlow's converter; the extremes, since the quantizer's
-    usual moving average cuts off what is rare.
+    Measured by XNNPACK, several times as fast as the calibration in TensorFlow's converter. Extremes rather than the
+    quantizer's moving average, which cuts off rare values.
     """
     pixels = pixels.astype(np.float32)
     # Black and white in one image make the input's range 0..255; in int8 its scale is 1: plain pixels go in.
@@ -62,13 +62,13 @@ def ranges(float32: bytes, pixels: np.ndarray) -> Ranges:
         qsv_update_func=min_max_update,
     )
     for image in tqdm(pixels, "calibrate", leave=False, disable=None):
-        with quiet():
+        with _quiet():
             calibrator.calibrate({"serving_default": [{"pixels": image[None]}]}, RecipeManager())
     return calibrator.get_model_qsvs()
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without the quantizer's progress bars, which can't be switched off."""
+def _quiet() -> Iterator[None]:
+    """Without the calibrator's progress bar, which has no switch."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         yield

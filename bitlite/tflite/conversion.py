@@ -8,7 +8,7 @@ from bitlite.tflite.flatbuffer import compact
 from bitlite.tflite.graph import to_file
 from bitlite.tflite.lowering import lower
 from bitlite.tflite.schemes import SCHEMES, Source
-from bitlite.workflow.params import Mixed, Quantization, Uncalibrated
+from bitlite.workflow.params import Calibrated, Mixed, Quantization, Uncalibrated
 
 FLOAT32 = Uncalibrated(scheme="float32")
 
@@ -35,8 +35,7 @@ def convert(
         entry = entry.model_copy(update={"keep_float": tuple(bit.matching(entry.keep_float, "keep_float"))})
     graph = lower(bit, scheme.rewrites(entry), frozen_norms=frozen_norms)
     float32 = to_file(graph)
-    paths = [convolution.path for convolution in bit.convolutions]
-    ranges = None if images is None else calibration.ranges(float32, images)
-    content = scheme.make(Source(scheme, entry, graph, float32, paths, ranges, validation))
+    ranges = calibration.ranges(float32, images) if isinstance(entry, Calibrated) else None
+    content = scheme.make(Source(scheme, entry, graph, float32, bit.paths, ranges, validation))
     notes = metadata.metadata(bit.architecture, entry.scheme)
     return metadata.with_labels(compact(content, notes), bit.architecture.labels)

@@ -3,6 +3,7 @@
 LiteRT alone, as devices run it, with every tensor kept. No TensorFlow.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
@@ -126,19 +127,23 @@ def signal_to_noise(content: bytes, float32: bytes, paths: Collection[str], pixe
             right = expected(there[path].output.number).astype(np.float64)
             signal[path] += float(np.sum(right**2))
             noise[path] += float(np.sum((value(here[path].output.number) - right) ** 2))
-    with np.errstate(divide="ignore"):
-        return {path: float(10 * np.log10(np.divide(signal[path], noise[path]))) for path in paths}
+    return {path: _decibels(signal[path], noise[path]) for path in paths}
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if not noise:
+        return np.inf
+    return 10 * math.log10(signal / noise) if signal else -np.inf
 
 
 def rows(content: bytes, float32: bytes, bit: Bit, pixels: np.ndarray) -> Iterator[dict]:
     """A row of COLUMNS for each convolution of `bit`; `snr_db` is empty where the output is just that of `float32`."""
-    paths = [convolution.path for convolution in bit.convolutions]
-    ratios = {} if content == float32 else signal_to_noise(content, float32, paths, pixels)
-    for path, layer in find(content, paths).items():
+    ratios = {} if content == float32 else signal_to_noise(content, float32, bit.paths, pixels)
+    for path, layer in find(content, bit.paths).items():
         ratio = ratios.get(path, np.inf)
         yield {
             "layer": path,
             "type": layer.type,
             "size_bytes": layer.size_bytes,
-            "snr_db": ratio if np.isfinite(ratio) else "",
+            "snr_db": "" if ratio == np.inf else ratio,
         }

@@ -11,6 +11,8 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from bitlite.tflite.flatbuffer import packed
+
 # Type of each operator's options in the schema, where it has any.
 OPTIONS = {
     "ADD": schema.AddOptionsT,
@@ -26,8 +28,10 @@ OPTIONS = {
     "SPACE_TO_DEPTH": schema.SpaceToDepthOptionsT,
     "SUB": schema.SubOptionsT,
 }
+# Version of an operator for the types that it has here, if not 1 (tensorflow/compiler/mlir/lite/tools/versioning).
+VERSIONS = {"DEQUANTIZE": 3}
 SAME, VALID = schema.Padding.SAME, schema.Padding.VALID
-NO_ACTIVATION, RELU = schema.ActivationFunctionType.NONE, schema.ActivationFunctionType.RELU
+RELU = schema.ActivationFunctionType.RELU
 # The name of the one signature, as TensorFlow's converter gives it.
 SIGNATURE = "serving_default"
 
@@ -146,8 +150,8 @@ def integers(name: str, data) -> Tensor:
     return Tensor(name, np.shape(data), np.array(data, np.int32))
 
 
-# Takes a graph to add to and an operator of another one, whose inputs are that graph's. Gives the output of what it
-# added in the operator's place, or None if the operator is to stay.
+# Takes the new graph, and an operator of the old one with inputs from the new. Adds to the new graph and gives the
+# output in the operator's place, or gives None to keep the operator.
 Rewrite = Callable[[Graph, Operator], Tensor | None]
 
 
@@ -189,7 +193,9 @@ def to_file(graph: Graph) -> bytes:
             codes[type] = len(model.operatorCodes)
             number = getattr(schema.BuiltinOperator, type)
             model.operatorCodes.append(
-                schema.OperatorCodeT(builtinCode=number, deprecatedBuiltinCode=min(number, 127), version=1)
+                schema.OperatorCodeT(
+                    builtinCode=number, deprecatedBuiltinCode=min(number, 127), version=VERSIONS.get(type, 1)
+                )
             )
         return codes[type]
 
@@ -206,6 +212,5 @@ def to_file(graph: Graph) -> bytes:
     model.signatureDefs = [
         schema.SignatureDefT(signatureKey=SIGNATURE, inputs=ends[0], outputs=ends[1], subgraphIndex=0)
     ]
-    builder = flatbuffers.Builder()
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    size = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
+    return packed(model, flatbuffers.Builder(size + 2**20))

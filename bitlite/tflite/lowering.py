@@ -36,7 +36,7 @@ def steps(bit: Bit) -> Graph:
 
     def conv(x: Tensor, path: str, stride: int = 1) -> Tensor:
         constants = [
-            Tensor(f"{MODEL}/{path}/{part}", weights[f"{path}/{part}"].shape, weights[f"{path}/{part}"])
+            constant(f"{MODEL}/{path}/{part}", weights[f"{path}/{part}"])
             for part in ("kernel", "bias")
             if f"{path}/{part}" in weights
         ]
@@ -174,8 +174,8 @@ def group_norm(graph: Graph, operator: Operator) -> Tensor | None:
 
     The variance is E[x^2] - E[x]^2, which loses what float32 can't hold of E[x^2] when the mean is large: with a mean
     of 10 standard deviations the output is within 1e-4 of the right one. Standardised kernels have a mean of zero,
-    which keeps the mean of a group below one deviation (0.7 at most in bit-tiny's 22 norms on digits). Whatever comes
-    in, what comes out is finite: rounding can't take the variance below zero.
+    which keeps the mean of a group below one deviation (0.7 at most in bit-tiny's 22 norms on digits). The output
+    is finite for every input: rounding can't take the variance below zero.
     """
     if operator.type != "group_norm":
         return None
@@ -195,8 +195,10 @@ def group_norm(graph: Graph, operator: Operator) -> Tensor | None:
 
     mean = group_mean("value", x)  # [1, G, 1]
     square = group_mean("square", graph.multiply(f"{path}/square", x, x))
-    variance = graph.subtract(f"{path}/variance", square, graph.multiply(f"{path}/mean_square", mean, mean))
-    graph.operators[-1].options["fusedActivationFunction"] = RELU
+    mean_square = graph.multiply(f"{path}/mean_square", mean, mean)
+    variance = graph.operator(
+        "SUB", f"{path}/variance", [square, mean_square], mean.shape, fusedActivationFunction=RELU
+    )
     variance = graph.add(f"{path}/variance_epsilon", variance, constant(f"{path}/epsilon", GROUP_NORM_EPSILON))
     scale = graph.multiply(f"{path}/scale", graph.reciprocal_root(f"{path}/rsqrt", variance), by_group(gamma))
     y = graph.multiply(f"{path}/scaled", x, spread("scale", scale))
@@ -209,6 +211,7 @@ def relu(graph: Graph, operator: Operator) -> Tensor | None:
     if operator.type != "relu":
         return None
     before = graph.operators[-1]
+    assert before.output is operator.inputs[0], "the operator before a ReLU makes its input"
     graph.operators[-1] = replace(before, options={**before.options, "fusedActivationFunction": RELU})
     return before.output
 

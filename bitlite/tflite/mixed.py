@@ -31,11 +31,11 @@ def kept_float(
     """
     ratios = convolutions.signal_to_noise(quantizer.static(float32, paths, ranges), float32, paths, pixels[:SAMPLE])
     worst_first = sorted(paths, key=ratios.get)
-    least = _accuracy(float32, pixels, labels) - max_accuracy_drop
+    baseline = _accuracy(float32, pixels, labels)
 
     def enough(count: int) -> bool:
         content = quantizer.static(float32, [path for path in paths if path not in worst_first[:count]], ranges)
-        return _accuracy(content, pixels, labels) >= least
+        return scores.within(_accuracy(content, pixels, labels), baseline, max_accuracy_drop)
 
     return set(worst_first[: bisect_left(range(len(worst_first)), True, key=enough)])
 
@@ -44,4 +44,4 @@ def _accuracy(content: bytes, pixels: np.ndarray, labels: np.ndarray) -> float:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "model.tflite"
         path.write_bytes(content)
-        return scores.accuracy(runtime.Classifier(path).logits(pixels), labels)
+        return scores.accuracy(runtime.logits(path, pixels), labels)

@@ -1,7 +1,8 @@
 """Quantized files of a float32 file, by the two quantizers that come with LiteRT. No TensorFlow.
 
-litert-quantizer quantizes single operators, the rest stays float32. The calibrator's own, in C++ as in TensorFlow's
-converter, makes files of integers throughout, which the former does with less than half of the answers right.
+litert-quantizer quantizes the operators it is told and leaves the rest float32. Files of integers throughout come from
+the C++ quantizer that ai-edge-litert shares with TensorFlow's converter: by litert-quantizer, less than half of their
+answers were right.
 """
 
 import re
@@ -12,21 +13,18 @@ from litert_quantizer.qtyping import TFLOperationName
 from litert_quantizer.quantizer import Quantizer
 
 from bitlite.tflite import convolutions
-from bitlite.tflite.calibration import Ranges, quiet
+from bitlite.tflite.calibration import Ranges
 from bitlite.tflite.flatbuffer import compact, with_ranges
 
-# Weights of a kernel below which TensorFlow's converter leaves it float32 in files of dynamic range: it saves next to
-# nothing, and activations are not quantized for it.
+# Kernels of fewer weights stay float32 in dynamic files, as TensorFlow's converter leaves them: int8 would save little,
+# and their activations would have to be quantized.
 SMALL = 1024
 # Bits of the biases for each type of activations.
 BIASES = {"int8": "int32", "int16": "int64"}
 
 
 def dynamic(float32: bytes, *, bits: int, least: int = 0) -> bytes:
-    """`float32` with kernels of `least` weights or more in `bits` bits; activations are quantized as they come.
-
-    The quantizer can give blocks of weights scales of their own, but only in dense layers.
-    """
+    """`float32` with kernels of `least` weights or more in `bits` bits; activations are quantized as they come."""
     names = convolutions.outputs(float32, least)
     if not names:
         return float32
@@ -50,7 +48,7 @@ def static(float32: bytes, paths: Collection[str], ranges: Ranges) -> bytes:
 
 def integers(float32: bytes, ranges: Ranges, *, activations: str, pixels: str) -> bytes:
     """`float32` of integers throughout: int8 weights, `activations` of int8 or int16; input and output are `pixels`."""
-    # A process has room for one class of this name: at the top, none that uses `bitlite` could calibrate by TensorFlow.
+    # A process can register one class of this name: at the top, TensorFlow's calibrator could not load beside bitlite.
     from ai_edge_litert._pywrap_tensorflow_lite_calibration_wrapper import CalibrationWrapper
 
     calibrated = with_ranges(float32, ranges)  # which the wrapper reads in place: it must live as long
@@ -73,5 +71,5 @@ def _just(name: str) -> str:
 
 
 def _quantized(quantizer: Quantizer, ranges: Ranges | None = None) -> bytes:
-    with quiet():
-        return compact(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
+    made = quantizer.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
+    return compact(made.quantized_model)

@@ -4,6 +4,7 @@ Every file is made of the float32 file of the lowered network. Weights are quant
 each output channel, so zeros stay zeros.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,15 +14,15 @@ from bitlite.tflite import calibration, mixed, quantizer
 from bitlite.tflite.graph import Graph, Rewrite, rewritten, to_file
 from bitlite.tflite.lowering import half_weights, packed_root
 from bitlite.tflite.winograd import winograd
-from bitlite.workflow.params import Quantization
+from bitlite.workflow.params import Quantization, Uncalibrated
 
 
 @dataclass(frozen=True)
 class Source:
     """All that a file can be made of.
 
-    scheme: a row of SCHEMES. entry: of params.yaml. graph, float32: the lowered network, and its file. paths: of BiT's
-    convolutions.
+    scheme: the row of SCHEMES. entry: the entry of params.yaml.
+    graph, float32: the lowered network, and its file. paths: of BiT's convolutions.
     ranges: the least and largest value of every tensor, for schemes that are calibrated.
     validation: images uint8 [images, height, width, 3] and their labels [images], for keep_float: auto.
     """
@@ -44,11 +45,12 @@ def _float16(source: Source) -> bytes:
 
 
 def _dynamic(source: Source) -> bytes:
-    return quantizer.dynamic(source.float32, bits=8, least=quantizer.SMALL)
+    return quantizer.dynamic(source.float32, bits=source.scheme.weight_bits, least=quantizer.SMALL)
 
 
 def _int4(source: Source) -> bytes:
-    return quantizer.dynamic(source.float32, bits=4)
+    # One scale a channel: litert-quantizer has block scales for dense layers only.
+    return quantizer.dynamic(source.float32, bits=source.scheme.weight_bits)
 
 
 def _integers(source: Source) -> bytes:
@@ -67,9 +69,11 @@ def _int8_mixed(source: Source) -> bytes:
 
 @dataclass(frozen=True)
 class Scheme:
-    """weights, activations: their types in convolutions. pixels: of the image that goes in; logits come out alike.
+    """A way to make a file.
 
-    packs_root: whether XNNPACK is faster with the pixels of a large root packed: where weights are integers.
+    weights, activations: their types in convolutions. pixels: type of the image that goes in; logits come out alike.
+    packs_root: whether XNNPACK is faster with the pixels of a large root packed, as it is where weights are integers.
+    tool: what quantizes. needs: the data that it quantizes by.
     """
 
     make: Callable[[Source], bytes]
@@ -77,26 +81,31 @@ class Scheme:
     activations: str
     pixels: str
     packs_root: bool
+    tool: str
+    needs: str
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of a weight."""
+        return int(re.search(r"\d+$", self.weights)[0])
 
     def rewrites(self, entry: Quantization) -> list[Rewrite]:
         """Those that the lowering is to make for this scheme, in order."""
-        return [
-            *([packed_root] if self.packs_root else []),
-            *([winograd] if getattr(entry, "winograd", False) else []),
-        ]
+        by_winograd = isinstance(entry, Uncalibrated) and entry.winograd
+        return [*([packed_root] if self.packs_root else []), *([winograd] if by_winograd else [])]
 
 
 # In dynamic and int4 activations become int8 as they come, with a scale for each image. The calibrator's int16x8 has no
 # SPACE_TO_DEPTH, which a packed root needs.
 # fmt: off
 SCHEMES = {
-    #                     make         weights    activations pixels     packs_root
-    "float32":    Scheme(_float32,    "float32", "float32",  "float32", False),
-    "float16":    Scheme(_float16,    "float16", "float32",  "float32", False),
-    "dynamic":    Scheme(_dynamic,    "int8",    "int8",     "float32", True),
-    "int8":       Scheme(_integers,   "int8",    "int8",     "uint8",   True),
-    "int8_mixed": Scheme(_int8_mixed, "int8",    "int8",     "float32", True),
-    "int16x8":    Scheme(_integers,   "int8",    "int16",    "float32", False),
-    "int4":       Scheme(_int4,       "int4",    "int8",     "float32", True),
+    #                     make         weights    activations pixels     packs  tool                 needs
+    "float32":    Scheme(_float32,    "float32", "float32",  "float32", False, "the lowering",      "nothing"),
+    "float16":    Scheme(_float16,    "float16", "float32",  "float32", False, "the lowering",      "nothing"),
+    "dynamic":    Scheme(_dynamic,    "int8",    "int8",     "float32", True,  "litert-quantizer",  "nothing"),
+    "int8":       Scheme(_integers,   "int8",    "int8",     "uint8",   True,  "LiteRT's own",      "training images"),
+    "int8_mixed": Scheme(_int8_mixed, "int8",    "int8",     "float32", True,  "litert-quantizer",  "training images"),
+    "int16x8":    Scheme(_integers,   "int8",    "int16",    "float32", False, "LiteRT's own",      "training images"),
+    "int4":       Scheme(_int4,       "int4",    "int8",     "float32", True,  "litert-quantizer",  "nothing"),
 }
 # fmt: on

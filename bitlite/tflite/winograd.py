@@ -10,7 +10,7 @@ import numpy as np
 
 from bitlite.tflite.graph import VALID, Graph, Operator, Tensor
 
-# Makes 4 weights of 3. `_summed` does the like to four pixels, `_outputs` makes two pixels of the four products.
+# G of section 4.1: makes 4 weights of 3.
 KERNEL_TRANSFORM = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 # With fewer channels in or out, transforming the image takes about the time that the multiplications save, or more.
 CHANNELS = 64
@@ -23,10 +23,10 @@ def winograd(graph: Graph, operator: Operator) -> Tensor | None:
     x, kernel, *bias = operator.inputs
     if bias or not gains(kernel.data, x.shape[1:3]):
         return None
-    return sixteen(graph, operator)
+    return by_winograd(graph, operator)
 
 
-def sixteen(graph: Graph, operator: Operator) -> Tensor:
+def by_winograd(graph: Graph, operator: Operator) -> Tensor:
     """A 3x3 convolution of stride 1 over an image of even sides as 16 of 1x1."""
     x, kernel = operator.inputs
     _, height, width, _ = x.shape
@@ -96,6 +96,7 @@ def _columns(graph: Graph, name: str, image: Tensor) -> list[Tensor]:
 
 
 def _summed(graph: Graph, name: str, first: Tensor, second: Tensor, third: Tensor, fourth: Tensor) -> list[Tensor]:
+    """B^T d of section 4.1: 4 sums of 4 pixels, each [1, h, w, C]."""
     return [
         graph.subtract(f"{name}/sum0", first, third),
         graph.add(f"{name}/sum1", second, third),
@@ -105,6 +106,7 @@ def _summed(graph: Graph, name: str, first: Tensor, second: Tensor, third: Tenso
 
 
 def _outputs(graph: Graph, name: str, first: Tensor, second: Tensor, third: Tensor, fourth: Tensor) -> list[Tensor]:
+    """A^T m of section 4.1: 2 pixels of 4 products, each [1, h, w, D]."""
     return [
         graph.add(f"{name}/output0", graph.add(f"{name}/partial0", first, second), third),
         graph.subtract(f"{name}/output1", graph.subtract(f"{name}/partial1", second, third), fourth),

@@ -30,17 +30,20 @@ class Progress:
 class Checkpoint:
     """The file at `path`, which is written every so many `seconds` and removed when the run is done.
 
-    identity: digest of the data. A file that another run left, by data, recipe, seed or first weights, is ignored.
+    identity: digest of the data. A file that another run left is ignored: of other data, recipe, seed, first weights or
+    trained weights, or of another precision.
     """
 
     path: Path
     identity: str
     seconds: float = 60
 
-    def fingerprint(self, recipe: Recipe, seed: int, weights: Sequence[tf.Variable]) -> str:
-        """Digest of everything that decides the outcome of a run which starts from `weights`."""
-        digest = hashlib.sha256(repr((self.identity, recipe, seed)).encode())
-        for variable in weights:
+    def fingerprint(self, recipe: Recipe, seed: int, model: tf.keras.Model) -> str:
+        """Digest of everything that decides the outcome of a run which starts from `model`."""
+        trained = [variable.name for variable in model.trainable_variables]
+        precisions = sorted({layer.compute_dtype for layer in model.layers})
+        digest = hashlib.sha256(repr((self.identity, recipe, seed, trained, precisions)).encode())
+        for variable in model.weights:
             digest.update(variable.numpy().tobytes())
         return digest.hexdigest()
 

@@ -13,7 +13,7 @@ from bitlite.images import dataset
 from bitlite.training.batches import Images, ahead, batches
 from bitlite.training.checkpoint import Checkpoint, Progress
 from bitlite.training.inference import inference, predict
-from bitlite.training.recipe import Recipe, finetuning_on_dataset, learning_rate
+from bitlite.training.recipe import Recipe, finetuning_recipe_on_dataset, learning_rate
 from bitlite.training.step import training_step
 from bitlite.workflow.params import Finetune
 from bitlite.workflow.scores import accuracy
@@ -37,7 +37,7 @@ class Run:
     @classmethod
     def on_dataset(cls, params: Finetune, seed: int) -> "Run":
         """The fine-tuning that `params` ask for on the prepared data set."""
-        recipe = finetuning_on_dataset(params)
+        recipe = finetuning_recipe_on_dataset(params)
         train = dataset.read("train", (recipe.resize, recipe.resize), cache_mb=params.cache_mb)
         validation = dataset.read("validation", (recipe.image_size, recipe.image_size))
         return cls(recipe, Images(*train), Images(*validation), seed)
@@ -63,7 +63,7 @@ def fit(
     """
     tf.keras.utils.set_random_seed(run.seed)
     tf.config.experimental.enable_op_determinism()
-    fingerprint = checkpoint and checkpoint.fingerprint(run.recipe, run.seed, model.weights)
+    fingerprint = checkpoint and checkpoint.fingerprint(run.recipe, run.seed, model)
     if not run.recipe.augments and not run.recipe.distillation and network.only_head_trained(model):
         model, run = _on_features(model, run)
 

@@ -44,7 +44,7 @@ class Recipe:
         return self.resize + 2 * self.padding > self.image_size or self.flip or self.mixup > 0
 
 
-def finetuning(params: Finetune, *, image_area: int, examples: int) -> Recipe:
+def finetuning_recipe(params: Finetune, *, image_area: int, examples: int) -> Recipe:
     """The recipe that `params` ask for, for so many training images of a median of `image_area` pixels.
 
     `auto` is BiT-HyperRule's value. Another number of steps than the rule's stretches its schedule.
@@ -68,11 +68,11 @@ def finetuning(params: Finetune, *, image_area: int, examples: int) -> Recipe:
     )
 
 
-def finetuning_on_dataset(params: Finetune) -> Recipe:
+def finetuning_recipe_on_dataset(params: Finetune) -> Recipe:
     """The recipe that `params` ask for on the prepared data set."""
     # The rule alone asks for the size of every image, which takes seconds to read where there are many.
     area = dataset.median_area() if "auto" in (params.image_size, params.resize) else 0
-    return finetuning(params, image_area=area, examples=dataset.count("train"))
+    return finetuning_recipe(params, image_area=area, examples=dataset.count("train"))
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:

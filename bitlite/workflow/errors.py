@@ -1,10 +1,19 @@
 """Errors that are for the user, and their texts."""
 
 from collections.abc import Iterable
+from pathlib import Path
+
+# Items of a list that an error names.
+LISTED = 10
 
 
 class InputError(ValueError):
     """A parameter or file of the user's can't be used. The message names it, the problem and the remedy."""
+
+
+def missing(path: Path) -> InputError:
+    """The error that a file which a stage writes is not there."""
+    return InputError(f"{path} is missing: run `dvc repro`")
 
 
 def one_line(error: object) -> str:
@@ -12,8 +21,8 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def listed(items: Iterable, most: int = 10) -> str:
-    """The first items in one line, and how many more there are."""
+def listed(items: Iterable) -> str:
+    """The first LISTED items in one line, and how many more there are."""
     names = [str(item) for item in items]
-    more = [f"and {len(names) - most} more"] if len(names) > most else []
-    return ", ".join(names[:most] + more)
+    more = [f"and {len(names) - LISTED} more"] if len(names) > LISTED else []
+    return ", ".join(names[:LISTED] + more)

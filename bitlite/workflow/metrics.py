@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
-from bitlite.workflow.errors import InputError
+from bitlite.workflow.errors import InputError, missing
 from bitlite.workflow.files import write_json
 
 Record = TypeVar("Record")
@@ -109,7 +109,7 @@ def read(path: Path, kind: type[Record]) -> Record:
         content = json.loads(path.read_text())
         wrong = [key for key, type_ in types.items() if not _fits(content.get(key), type_)]
     except FileNotFoundError:
-        raise InputError(f"{path} is missing: run `dvc repro`") from None
+        raise missing(path) from None
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{path} holds no metrics ({error}): delete it and run `dvc repro`") from error
     if wrong:

@@ -1,6 +1,5 @@
 """params.yaml, checked as a whole: every stage calls `load()` before any work."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,7 +13,7 @@ from bitlite.workflow.errors import InputError, one_line
 Auto = Literal["auto"]
 Share = Annotated[float, Field(ge=0, le=1)]
 # 0 < share < 1
-Part = Annotated[float, Field(gt=0, lt=1)]
+ProperShare = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -22,7 +21,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # A variant's name becomes part of stage names, of file names and of dotted keys of params.yaml.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 Pixels = Annotated[int, Field(ge=8, le=2048)]
-Schedule = Literal["hyperrule", "cosine", "constant"]
+RateSchedule = Literal["hyperrule", "cosine", "constant"]
 
 
 class Section(BaseModel):
@@ -42,8 +41,8 @@ class Section(BaseModel):
 class Dataset(Section):
     name: Annotated[str, Field(min_length=1)]
     data_dir: str | None = None
-    validation: Part = 0.15
-    test: Part = 0.15
+    validation: ProperShare = 0.15
+    test: ProperShare = 0.15
     examples_per_class: Positive | None = None
     max_examples: Positive | None = None
     on_error: Literal["fail", "skip"] = "fail"
@@ -65,7 +64,7 @@ class Finetune(Section):
     steps: Auto | Count = "auto"
     batch_size: Auto | Positive = "auto"
     learning_rate: Auto | PositiveFloat = "auto"
-    learning_rate_schedule: Schedule = "hyperrule"
+    learning_rate_schedule: RateSchedule = "hyperrule"
     image_size: Auto | Pixels = "auto"
     resize: Auto | Pixels = "auto"
     padding: Count = 0
@@ -90,7 +89,7 @@ class Recovery(Section):
     steps: Auto | Count = "auto"
     batch_size: Positive = 32
     learning_rate: PositiveFloat = 0.003
-    learning_rate_schedule: Schedule = "cosine"
+    learning_rate_schedule: RateSchedule = "cosine"
     distillation: Share = 0.0
     temperature: PositiveFloat = 2.0
 
@@ -132,9 +131,9 @@ class NM(Recovery):
 class Channels(Recovery):
     method: Literal["channels"]
     keep: Annotated[float, Field(gt=0, le=1)] | None = None
-    target_macs: Part | None = None
-    target_parameters: Part | None = None
-    target_latency: Part | None = None
+    target_macs: ProperShare | None = None
+    target_parameters: ProperShare | None = None
+    target_latency: ProperShare | None = None
     importance: Literal["norm", "taylor"] = "taylor"
 
     SIZES: ClassVar = ("keep", "target_macs", "target_parameters", "target_latency")
@@ -253,16 +252,16 @@ def entry(section: dict[str, Section], name: str) -> Section:
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
-    """The checked content of `path`. Exits with one line that names the key, its value and what is allowed."""
+    """The checked content of `path`. Raises InputError that names the key, its value and what is allowed."""
     try:
         # DVC reads YAML 1.2; PyYAML reads 1.1, where 1e-3 is a string and `on` a boolean.
         content = YAML(typ="safe", pure=True).load(path)
     except (OSError, ValueError, YAMLError) as error:
-        sys.exit(f"{path} cannot be read: {one_line(error)}")
+        raise InputError(f"{path} cannot be read: {one_line(error)}") from error
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        sys.exit(f"{path}: {one_line(_first_problem(error, content))}")
+        raise InputError(f"{path}: {one_line(_first_problem(error, content))}") from error
 
 
 def _first_problem(error: ValidationError, content: Any) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+# Accuracies are counts over a number of images: far coarser than this, which is far coarser than rounding.
+ROUNDING = 1e-9
 PREDICTION_COLUMNS = ("actual", "predicted")
 
 
@@ -17,6 +19,11 @@ def predictions(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) ->
     """A row an image, for DVC's confusion plot: names of the class it shows and of the highest logit."""
     for actual, predicted in zip(labels, np.argmax(logits, axis=1), strict=True):
         yield {"actual": names[actual], "predicted": names[predicted]}
+
+
+def within(accuracy: float, baseline: float, max_drop: float) -> bool:
+    """Whether `accuracy` is at most `max_drop` below `baseline`, all of them shares 0..1 of a number of images."""
+    return accuracy >= baseline - max_drop - ROUNDING
 
 
 def agreement(some: Sequence[Mapping[str, str]], others: Sequence[Mapping[str, str]]) -> float:
