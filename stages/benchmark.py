@@ -18,17 +18,17 @@ from bitlite.workflow.paths import METRICS, PLOTS, TFLITE
 
 
 def main(variant: str) -> None:
-    params = load().benchmark
-    path = TFLITE / f"{variant}.tflite"
+    params = load()
+    path, threads = TFLITE / f"{params.variant(variant)}.tflite", params.benchmark.threads
     before = machine.peak_memory_mb(restart=True)
-    classifier = Classifier(path, params.threads)
+    classifier = Classifier(path, threads)
     # No operator's time depends on the pixels, but noise keeps clear of zeros that a CPU might treat apart.
     image = np.random.default_rng(0).integers(256, size=(*classifier.image_size, 3), dtype=np.uint8)
-    latencies = classifier.latencies(image, warmup_runs=params.warmup_runs, runs=params.runs)
+    latencies = classifier.latencies(image, warmup_runs=params.benchmark.warmup_runs, runs=params.benchmark.runs)
     peak_memory_mb = machine.peak_memory_mb() - before
 
     file = operators.read(path)
-    recording = profile.record(path, image, threads=params.threads)
+    recording = profile.record(path, image, threads=threads)
     layers = profile.layers(file, recording)
     write_csv(PLOTS / "benchmark" / variant / "layers.csv", profile.COLUMNS, layers)
     metrics.write(
@@ -38,7 +38,7 @@ def main(variant: str) -> None:
             latency_ms_p90=float(np.percentile(latencies, 90)),
             peak_memory_mb=peak_memory_mb,
             delegated=profile.delegated(file, recording),
-            threads=params.threads,
+            threads=threads,
             cpu=machine.cpu(),
         ),
     )

@@ -14,6 +14,7 @@ from bitlite.bit.weights import Bit
 from bitlite.report import layer_tables, origin, page, picture, release, variants
 from bitlite.workflow import metrics
 from bitlite.workflow.command import run
+from bitlite.workflow.errors import listed
 from bitlite.workflow.files import read_csv, write_bytes, write_csv
 from bitlite.workflow.params import load
 from bitlite.workflow.paths import FINETUNED, METRICS, PLOTS, RELEASE, TFLITE
@@ -38,6 +39,8 @@ def main() -> None:
     write_bytes(Path("report.html"), html.encode())
     metrics.write(METRICS / "summary.json", variants.summary(comparison))
     print(variants.table(comparison))
+    if left := variants.left_over(params.variants, METRICS):
+        print(f"not compared, since params.yaml no longer asks for them: {listed(left)}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from bitlite.workflow.paths import PLOTS, PRUNED, TFLITE
 
 
 def main(pruning: str, quantization: str) -> None:
-    entry = params.entry(params.load().quantization, quantization)
+    entry = params.load().entry("quantization", quantization)
     bit = Bit.load(PRUNED / pruning)
     size = bit.architecture.image_size
     images = None

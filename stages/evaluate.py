@@ -18,8 +18,7 @@ from bitlite.workflow.paths import FINETUNED_PREDICTIONS, METRICS, PLOTS, TFLITE
 
 
 def main(variant: str) -> None:
-    load()  # only to check params.yaml, as every stage does
-    path = TFLITE / f"{variant}.tflite"
+    path = TFLITE / f"{load().variant(variant)}.tflite"
     image_size = runtime.Classifier(path).image_size
     validation, validation_labels = dataset.read("validation", image_size)
     test, test_labels = dataset.read("test", image_size)

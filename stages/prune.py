@@ -11,13 +11,13 @@ from bitlite.training import measures
 from bitlite.workflow import command, metrics
 from bitlite.workflow.files import write_csv
 from bitlite.workflow.metrics import ModelScores, PrunedScores
-from bitlite.workflow.params import entry, load
+from bitlite.workflow.params import load
 from bitlite.workflow.paths import FINETUNED, METRICS, PLOTS, PRUNED
 
 
 def main(name: str) -> None:
     params = load()
-    pruning = entry(params.pruning, name)
+    pruning = params.entry("pruning", name)
     finetuned = Bit.load(FINETUNED)
     if pruning.method == "none":
         # The same function as the fine-tuned model, so its metrics are that model's.

@@ -245,6 +245,13 @@ def write_metrics(directory: Path, *variants: Variant) -> None:
             metrics.write(directory / stage / f"{v.name}.json", record)
 
 
+def test_metrics_of_removed_entries_are_named(tmp_path):
+    write_metrics(tmp_path, DENSE, variant("gone-int8"))
+    left = [tmp_path / stage / "gone-int8.json" for stage in ("benchmark", "evaluate")]
+    assert variants.left_over(["dense-float32"], tmp_path) == left
+    assert variants.left_over(["dense-float32", "gone-int8"], tmp_path) == []
+
+
 def test_read_returns_the_variants_asked_for(tmp_path):
     int8, removed = variant("dense-int8", cpu="Other CPU"), variant("gone-int8", size_bytes=1)
     write_metrics(tmp_path, DENSE, int8, removed)

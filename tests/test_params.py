@@ -159,7 +159,7 @@ def test_bad_value(committed, capsys, key, value, allowed):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("colour", "params.yaml: the file: unknown key 'colour'; allowed: seed, dataset, backbone, "),
+        ("colour", "params.yaml: unknown key 'colour'; allowed: seed, dataset, backbone, "),
         ("dataset.path", "params.yaml: dataset: unknown key 'path'; allowed: name, data_dir, validation, test"),
         ("finetune.batch_sise", "params.yaml: finetune: unknown key 'batch_sise'; allowed: trainable, steps, "),
         ("pruning.dense.sparsity", "params.yaml: pruning.dense: unknown key 'sparsity'; allowed: method"),
@@ -299,7 +299,7 @@ def test_no_entries(committed, capsys, section):
 def test_baseline_is_no_variant(committed, capsys):
     change(committed, "compare.baseline", "dense-int4")
     write(committed)
-    expected = f"params.yaml: the file: compare.baseline is 'dense-int4'; allowed: {', '.join(VARIANTS)}"
+    expected = f"params.yaml: compare.baseline is 'dense-int4'; allowed: {', '.join(VARIANTS)}"
     assert refusal(capsys) == expected
 
 
@@ -381,3 +381,20 @@ def test_the_examples_in_the_comments_are_valid():
     assert {entry.scheme for entry in checked.quantization.values()} == {
         "float32", "float16", "dynamic", "int8", "int8_mixed", "int16x8", "int4"
     }  # fmt: skip
+
+
+def test_an_unknown_scheme_is_told_with_those_that_there_are(committed, capsys):
+    committed["quantization"]["int8"]["scheme"] = "int9"
+    save(committed) if "save" in globals() else YAML(typ="safe", pure=True).dump(committed, Path("params.yaml"))
+    assert refusal(capsys).startswith(
+        "params.yaml: quantization.int8: scheme is 'int9'; allowed: 'float32', 'float16', "
+    )
+
+
+def test_entries_and_variants_that_are_not_there_are_told_with_those_that_are():
+    checked = params.load(ROOT / "params.yaml")
+    with pytest.raises(InputError, match="no entry 'int9' under quantization; it has: float32, float16, dynamic, int8"):
+        checked.entry("quantization", "int9")
+    with pytest.raises(InputError, match="no variant 'dense-int9'; it asks for: dense-float32, "):
+        checked.variant("dense-int9")
+    assert checked.variant("dense-int8") == "dense-int8"

@@ -357,6 +357,11 @@ def test_calibration_is_as_even_as_the_classes_allow(count):
     assert taken.max() - unexhausted.min(initial=taken.max()) <= 1
 
 
+def test_calibration_takes_all_images_where_there_are_fewer_than_asked_for(capsys):
+    assert np.array_equal(calibration.drawn(np.repeat(np.arange(4), 5), CLASSES, calibrating(21)), np.arange(20))
+    assert capsys.readouterr().err == "calibration_images is 21: calibrated with all 20 training images\n"
+
+
 @pytest.mark.parametrize("balanced", [True, False])
 def test_calibration_is_drawn_by_its_seed(balanced):
     labels = np.resize(np.arange(4), 4000)
@@ -380,7 +385,6 @@ def test_calibration_that_is_not_balanced_follows_the_images():
 @pytest.mark.parametrize(
     ("counts", "entry", "told"),
     [
-        ([5, 5, 5, 5], calibrating(21), "calibration_images is 21, but there are only 20 training images"),
         ([5, 5, 5, 5], calibrating(3), "calibration_images is 3, but there are 4 classes"),
         ([5, 5, 0, 5], calibrating(8), "there is no training image of class 'cat' to calibrate with"),
     ],

@@ -1,7 +1,7 @@
 """The variants with their metrics, and the choice among them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,16 @@ class Variant(metrics.Evaluation, metrics.Timing):
         """Whether this is no worse than `other` in accuracy, size and latency, and better in one of them."""
         mine, theirs = ((-v.accuracy, v.size_bytes, v.latency_ms_p50) for v in (self, other))
         return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
+
+
+def left_over(names: Collection[str], metrics_directory: Path) -> list[Path]:
+    """The metrics of variants other than `names`, which entries left that params.yaml no longer has."""
+    return sorted(
+        path
+        for stage in ("evaluate", "benchmark")
+        for path in (metrics_directory / stage).glob("*.json")
+        if path.stem not in names
+    )
 
 
 def read(names: Iterable[str], directory: Path) -> tuple[Variant, ...]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,11 +22,13 @@ Ranges = dict[str, QSV]
 def drawn(labels: np.ndarray, classes: tuple[str, ...], entry: Calibrated) -> np.ndarray:
     """Sorted indices of the training images that `entry` calibrates with, drawn by its seed.
 
-    Balanced, they are as evenly spread over the classes as these allow. Raises InputError if there are too few images.
+    Balanced, they are as evenly spread over the classes as these allow. If there are fewer than asked for, all are drawn,
+    and stderr says so. Raises InputError if there can be none of some class.
     """
     count = entry.calibration_images
     if count > len(labels):
-        raise InputError(f"calibration_images is {count}, but there are only {len(labels)} training images")
+        print(f"calibration_images is {count}: calibrated with all {len(labels)} training images", file=sys.stderr)
+        count = len(labels)
     order = np.random.default_rng(entry.calibration_seed).permutation(len(labels))
     if entry.calibration_balanced:
         if count < len(classes):

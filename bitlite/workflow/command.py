@@ -17,3 +17,6 @@ def run(main: Callable[..., None]) -> None:
         main(*sys.argv[1:])
     except InputError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)  # as shells have it: 128 and the number of the signal

@@ -237,18 +237,24 @@ class Params(Section):
         """Names of all pairs of a pruning and a quantization, in the order of the file."""
         return [f"{p}-{q}" for p in self.pruning for q in self.quantization]
 
+    def entry(self, section: Literal["pruning", "quantization"], name: str) -> Section:
+        """The entry of a section that bears this name. Raises InputError if there is none."""
+        entries = getattr(self, section)
+        if name not in entries:
+            raise InputError(f"params.yaml has no entry {name!r} under {section}; it has: {', '.join(entries)}")
+        return entries[name]
+
+    def variant(self, name: str) -> str:
+        """This name of a variant. Raises InputError if params.yaml does not ask for it."""
+        if name not in self.variants:
+            raise InputError(f"params.yaml asks for no variant {name!r}; it asks for: {', '.join(self.variants)}")
+        return name
+
     @model_validator(mode="after")
     def _baseline_exists(self):
         if self.compare.baseline not in self.variants:
             raise ValueError(f"compare.baseline is {self.compare.baseline!r}; allowed: {', '.join(self.variants)}")
         return self
-
-
-def entry(section: dict[str, Section], name: str) -> Section:
-    """The entry of `pruning` or `quantization` that bears this name. Raises InputError if there is none."""
-    if name not in section:
-        raise InputError(f"params.yaml has no entry {name!r} there; it has: {', '.join(section)}")
-    return section[name]
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
@@ -272,12 +278,16 @@ def _first_problem(error: ValidationError, content: Any) -> str:
     value = details[0]["input"]
     received = "" if isinstance(value, dict) else f" is {value!r}"
     others = len(set(keys)) - 1
-    return f"{keys[0]}{received}: {', or '.join(reasons)}" + (f" (and {others} more wrong keys)" if others else "")
+    where = f"{keys[0]}{received}: " if keys[0] or received else ""
+    return f"{where}{', or '.join(reasons)}" + (f" (and {others} more wrong keys)" if others else "")
 
 
 def _reason(detail: ErrorDetails) -> str:
     if detail["type"] == "union_tag_not_found":
         return f"needs the key {detail['ctx']['discriminator']}"
+    if detail["type"] == "union_tag_invalid":
+        context = detail["ctx"]
+        return f"{context['discriminator'].strip(chr(39))} is {context['tag']!r}; allowed: {context['expected_tags']}"
     return detail["msg"].removeprefix("Value error, ")
 
 
@@ -290,4 +300,4 @@ def _key(detail: ErrorDetails, content: Any) -> str:
             node = node[part]
     if detail["type"] == "missing":
         path.append(str(detail["loc"][-1]))
-    return ".".join(path) or "the file"
+    return ".".join(path)
