@@ -385,7 +385,7 @@ def test_the_examples_in_the_comments_are_valid():
 
 def test_an_unknown_scheme_is_told_with_those_that_there_are(committed, capsys):
     committed["quantization"]["int8"]["scheme"] = "int9"
-    save(committed) if "save" in globals() else YAML(typ="safe", pure=True).dump(committed, Path("params.yaml"))
+    write(committed)
     assert refusal(capsys).startswith(
         "params.yaml: quantization.int8: scheme is 'int9'; allowed: 'float32', 'float16', "
     )

@@ -22,8 +22,8 @@ Ranges = dict[str, QSV]
 def drawn(labels: np.ndarray, classes: tuple[str, ...], entry: Calibrated) -> np.ndarray:
     """Sorted indices of the training images that `entry` calibrates with, drawn by its seed.
 
-    Balanced, they are as evenly spread over the classes as these allow. If there are fewer than asked for, all are drawn,
-    and stderr says so. Raises InputError if there can be none of some class.
+    Balanced, they are as evenly spread over the classes as these allow. If there are fewer than asked for, it is all of
+    them, and stderr says so. Raises InputError if there can be none of some class.
     """
     count = entry.calibration_images
     if count > len(labels):
