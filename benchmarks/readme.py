@@ -21,6 +21,8 @@ from pathlib import Path
 
 import yaml
 
+from bitlite.tflite.schemes import SCHEMES
+
 PROJECT = Path(__file__).parents[1]
 README = PROJECT / "README.md"
 # What DVC says on the side, whatever its log level.
@@ -33,6 +35,7 @@ def main() -> None:
     machines = sorted({f"{each['cpu']}, threads: {each['threads']}" for each in measured})
     text = between(text, "results", results(PROJECT / "plots/tradeoff.csv", machines))
     text = between(text, "stages", stages(PROJECT / "dvc.yaml"))
+    text = between(text, "schemes", schemes())
     text = between(text, "rooms", rooms(PROJECT / "bitlite"))
     clone = Path(tempfile.mkdtemp()) / "clone"
     try:
@@ -68,6 +71,17 @@ def stages(dvc_yaml: Path) -> str:
     described = yaml.safe_load(dvc_yaml.read_text())["stages"].items()
     rows = [f"| {name} | {stage.get('do', stage)['desc']} |\n" for name, stage in described]
     return "".join(["| stage | does |\n", "|---|---|\n", *rows])
+
+
+def schemes() -> str:
+    """The schemes of quantization as a Markdown table."""
+    rows = [
+        f"| `{name}` | {each.weights} | {each.activations} | {each.pixels} | {each.tool} | {each.needs} |\n"
+        for name, each in SCHEMES.items()
+    ]
+    return "".join(
+        ["| scheme | weights | activations | pixels | made by | needs |\n", "|---|---|---|---|---|---|\n", *rows]
+    )
 
 
 def rooms(package: Path) -> str:
