@@ -65,13 +65,13 @@ def ranges(float32: bytes, pixels: np.ndarray) -> Ranges:
         qsv_update_func=min_max_update,
     )
     for image in tqdm(pixels, "calibrate", leave=False, disable=None):
-        with _quiet():
+        with quiet():
             calibrator.calibrate({"serving_default": [{"pixels": image[None]}]}, RecipeManager())
     return calibrator.get_model_qsvs()
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the calibrator's progress bar, which has no switch."""
+def quiet() -> Iterator[None]:
+    """Without the progress bars of litert-quantizer, which its own switches leave on."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         yield

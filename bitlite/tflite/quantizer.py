@@ -13,7 +13,7 @@ from litert_quantizer.qtyping import TFLOperationName
 from litert_quantizer.quantizer import Quantizer
 
 from bitlite.tflite import convolutions
-from bitlite.tflite.calibration import Ranges
+from bitlite.tflite.calibration import Ranges, quiet
 from bitlite.tflite.flatbuffer import compact, with_ranges
 
 # Kernels of fewer weights stay float32 in dynamic files, as TensorFlow's converter leaves them: int8 would save little,
@@ -71,5 +71,5 @@ def _just(name: str) -> str:
 
 
 def _quantized(quantizer: Quantizer, ranges: Ranges | None = None) -> bytes:
-    made = quantizer.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
-    return compact(made.quantized_model)
+    with quiet():
+        return compact(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
