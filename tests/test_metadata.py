@@ -9,7 +9,7 @@ from flatbuffers import number_types as n
 from test_tflite import bit_of, photos
 
 from bitlite.litert import runtime
-from bitlite.tflite import conversion, flatbuffer, metadata
+from bitlite.tflite import conversion
 from bitlite.workflow.params import Integers, Uncalibrated
 
 LABELS = ("tulip", "daisy, white", "Löwenzahn")
@@ -91,14 +91,6 @@ def test_any_zip_tool_reads_the_labels(file):
         (entry,) = archive.infolist()
         # Where other readers, which do not look for what is before the archive, expect it too.
         assert file.read_bytes()[entry.header_offset :].startswith(b"PK\3\4")
-
-
-def test_a_file_made_from_another_has_its_own_metadata_alone(file):
-    bit = bit_of(filters=8, units=(1,), groups=4, labels=3)
-    bit = bit.with_weights(bit.weights, labels=LABELS)
-    again = flatbuffer.compact(file.read_bytes(), metadata.metadata(bit.architecture, "another"))
-    file.with_name("again").write_bytes(again)
-    assert b"quantized as another" in stored(file.with_name("again"))
 
 
 def test_mediapipe_runs_the_file(file):
