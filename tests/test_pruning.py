@@ -227,6 +227,13 @@ def test_keep_that_leaves_a_layer_nothing_is_refused(bit):
         cut(bit, 0.06)
 
 
+def test_target_latency_with_channels_that_can_not_go_is_told(bit):
+    with pytest.raises(
+        InputError, match="target_latency is 0.5, but channels can't bring even the multiply-adds below 0.97"
+    ):
+        speed.fast_enough(bit, lambda share: bit, least=0.97, target=0.5)
+
+
 @pytest.mark.parametrize(("target", "expected"), [(0.45, 0.4), (0.2, 0.2), (0.9, 0.8), (0.799, 0.6)])
 def test_largest_that_is_fast_enough(target, expected):
     tried = []

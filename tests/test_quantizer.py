@@ -201,3 +201,12 @@ def test_signal_to_noise_by_hand(bit, float32, paths):
 def test_a_file_without_a_layer_is_told(float32):
     with pytest.raises(ValueError, match="no convolution resnet/block9"):
         convolutions.find(float32, ["resnet/block9/unit01/a/standardized_conv2d"])
+
+
+def test_signal_to_noise_where_one_of_them_is_nothing(bit, float32, paths):
+    headless = bit.with_weights(
+        {**bit.weights, **{f"{HEAD}/{p}": 0 * bit.weights[f"{HEAD}/{p}"] for p in ("kernel", "bias")}}
+    )
+    silent, images = conversion.convert(headless, conversion.FLOAT32), photos(2)
+    assert convolutions.signal_to_noise(silent, silent, [HEAD], images) == {HEAD: np.inf}
+    assert convolutions.signal_to_noise(float32, silent, [HEAD], images) == {HEAD: -np.inf}

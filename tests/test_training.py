@@ -360,14 +360,14 @@ def test_checkpoint_of_another_trunk_is_ignored(tmp_path):
     assert digest(trained(bit_of(), plain, part="head", checkpoint=checkpoint)[0]) == digest(expected)
 
 
-@pytest.mark.parametrize("other", ["data", "seed", "recipe", "weights", "damage"])
+@pytest.mark.parametrize("other", ["data", "seed", "recipe", "weights", "part", "precision", "damage"])
 def test_checkpoint_of_another_run_is_ignored(tmp_path, run, other):
     checkpoint = Checkpoint(tmp_path / "state.npz", "other" if other == "data" else "data", seconds=0)
     recipe = replace(RECIPE, flip=False) if other == "recipe" else RECIPE
-    with pytest.raises(Interruption):
+    with pytest.raises(Interruption), network.precision("mixed" if other == "precision" else "float32"):
         trained(
             bit_of(seed=int(other == "weights")), recipe, seed=int(other == "seed"), checkpoint=checkpoint,
-            log=interrupt(12),
+            part="last_block" if other == "part" else "all", log=interrupt(12),
         )  # fmt: skip
     if other == "damage":
         checkpoint.path.write_bytes(checkpoint.path.read_bytes()[:-100])
