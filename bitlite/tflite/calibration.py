@@ -12,9 +12,12 @@ from litert_quantizer.recipe_manager import RecipeManager
 from litert_quantizer.utils.qsv_utils import min_max_update
 from tqdm import tqdm
 
+from bitlite.tflite.graph import SIGNATURE
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.params import Calibrated
 
+# Of LiteRT where sums must not depend on the machine: always as many.
+THREADS = 2
 # The least and the largest value of each tensor, by name.
 Ranges = dict[str, QSV]
 
@@ -59,14 +62,13 @@ def ranges(float32: bytes, pixels: np.ndarray) -> Ranges:
     pixels[0, 0, 0], pixels[0, -1, -1] = 0, 255
     calibrator = Calibrator(
         float32,
-        # Always as many, so that no sum depends on the machine.
-        num_threads=2,
+        num_threads=THREADS,
         mode=CalibrationMode.CALIBRATION_PROFILER_BASED,
         qsv_update_func=min_max_update,
     )
     for image in tqdm(pixels, "calibrate", leave=False, disable=None):
         with quiet():
-            calibrator.calibrate({"serving_default": [{"pixels": image[None]}]}, RecipeManager())
+            calibrator.calibrate({SIGNATURE: [{"pixels": image[None]}]}, RecipeManager())
     return calibrator.get_model_qsvs()
 
 

@@ -15,12 +15,11 @@ from tqdm import tqdm
 
 from bitlite.bit.weights import Bit
 from bitlite.litert.operators import CONVOLUTIONS
+from bitlite.tflite.calibration import THREADS
 from bitlite.tflite.lowering import MODEL
 
 CODES = tuple(getattr(schema.BuiltinOperator, name) for name in CONVOLUTIONS)
 TYPES = {number: name.lower() for name, number in vars(schema.TensorType).items() if not name.startswith("_")}
-# Always as many, so that no sum depends on the machine.
-THREADS = 2
 COLUMNS = ("layer", "type", "size_bytes", "snr_db")
 # Images, at most, on which errors are measured. For int16 LiteRT has no fast code: an image takes fifty times as long.
 SAMPLE, SLOW_SAMPLE = 16, {"int16x8": 2}

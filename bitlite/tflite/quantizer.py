@@ -1,8 +1,7 @@
 """Quantized files of a float32 file, by the two quantizers that come with LiteRT. No TensorFlow.
 
 litert-quantizer quantizes the operators it is told and leaves the rest float32. Files of integers throughout come from
-the C++ quantizer that ai-edge-litert shares with TensorFlow's converter: by litert-quantizer, less than half of their
-answers were right.
+the C++ quantizer that ai-edge-litert shares with TensorFlow's converter: litert-quantizer's lose much of the accuracy.
 """
 
 import re
