@@ -1,15 +1,16 @@
-"""Measure the accuracy and the size of a .tflite file.
+"""Measure the accuracy and the size of a .tflite file, and try it in the other places where devices run it.
 
     python -m stages.evaluate P-Q
 
 data/dataset, models/tflite/P-Q.tflite, plots/finetune/predictions.csv -> metrics/evaluate/P-Q.json,
-plots/evaluate/P-Q/predictions.csv.
+metrics/where/P-Q.json, plots/evaluate/P-Q/predictions.csv.
 """
 
 import gzip
 
 from bitlite.images import dataset
 from bitlite.litert import runtime
+from bitlite.where import places
 from bitlite.workflow import metrics, scores
 from bitlite.workflow.command import run
 from bitlite.workflow.files import read_csv, write_csv
@@ -18,7 +19,8 @@ from bitlite.workflow.paths import FINETUNED_PREDICTIONS, METRICS, PLOTS, TFLITE
 
 
 def main(variant: str) -> None:
-    path = TFLITE / f"{load().variant(variant)}.tflite"
+    params = load()
+    path = TFLITE / f"{params.variant(variant)}.tflite"
     image_size = runtime.Classifier(path).image_size
     validation, validation_labels = dataset.read("validation", image_size)
     test, test_labels = dataset.read("test", image_size)
@@ -26,6 +28,7 @@ def main(variant: str) -> None:
 
     predictions = list(scores.predictions(logits, test_labels, dataset.labels()))
     write_csv(PLOTS / "evaluate" / variant / "predictions.csv", scores.PREDICTION_COLUMNS, predictions)
+    metrics.write(METRICS / "where" / f"{variant}.json", places.check(path, test, logits, params.where))
     content = path.read_bytes()
     metrics.write(
         METRICS / "evaluate" / f"{variant}.json",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 
@@ -14,6 +15,10 @@ class Tensor:
     dtype: str
     scale: float
     zero_point: int
+
+    def real(self, values: np.ndarray) -> np.ndarray:
+        """The float32 values that stored ones mean."""
+        return (values.astype(np.float32) - self.zero_point) * self.scale if self.scale else values
 
 
 def signature(path: Path) -> tuple[Tensor, Tensor]:

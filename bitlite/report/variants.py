@@ -43,7 +43,7 @@ def left_over(names: Collection[str], metrics_directory: Path) -> list[Path]:
     """The metrics of variants other than `names`, which entries left that params.yaml no longer has."""
     return sorted(
         path
-        for stage in ("evaluate", "benchmark")
+        for stage in ("evaluate", "where", "benchmark")
         for path in (metrics_directory / stage).glob("*.json")
         if path.stem not in names
     )

@@ -204,6 +204,46 @@ class Mixed(Calibrated):
     max_accuracy_drop: Share = 0.01
 
 
+class Npu(Section):
+    """An Ethos-U as Vela's Arm/vela.ini names it, its system and its memory."""
+
+    accelerator: Literal[
+        "ethos-u55-32", "ethos-u55-64", "ethos-u55-128", "ethos-u55-256", "ethos-u65-256", "ethos-u65-512",
+        "ethos-u85-128", "ethos-u85-256", "ethos-u85-512", "ethos-u85-1024", "ethos-u85-2048",
+    ] = "ethos-u55-256"  # fmt: skip
+    system_config: Literal[
+        "Ethos_U55_Deep_Embedded", "Ethos_U55_High_End_Embedded",
+        "Ethos_U65_Embedded", "Ethos_U65_Mid_End", "Ethos_U65_High_End", "Ethos_U65_Client_Server",
+        "Ethos_U85_SYS_Flash_Low", "Ethos_U85_SYS_Flash_High",
+        "Ethos_U85_SYS_DRAM_Low", "Ethos_U85_SYS_DRAM_Mid", "Ethos_U85_SYS_DRAM_High",
+    ] = "Ethos_U55_High_End_Embedded"  # fmt: skip
+    memory_mode: Literal[
+        "Sram_Only", "Shared_Sram", "Dedicated_Sram", "Dedicated_Sram_256KB", "Dedicated_Sram_384KB",
+        "Dedicated_Sram_512KB",
+    ] = "Shared_Sram"  # fmt: skip
+
+    @model_validator(mode="after")
+    def _one_family(self):
+        # Vela itself takes any system, and reckons with it.
+        family = self.accelerator.rpartition("-")[0]
+        if not self.system_config.lower().replace("_", "-").startswith(family):
+            raise ValueError(f"system_config {self.system_config} is no system of an {family}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_memory(self):
+        # Dedicated_Sram keeps activations in the other memory, which is read-only if it is flash.
+        flash = "Flash" in self.system_config or self.system_config.endswith("_Embedded")
+        if flash and self.memory_mode.startswith("Dedicated"):
+            raise ValueError(f"memory_mode {self.memory_mode} needs a system with DRAM, {self.system_config} has none")
+        return self
+
+
+class Where(Section):
+    images: Count = 20
+    npu: Npu = Npu()
+
+
 class Benchmark(Section):
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     warmup_runs: Count = 20
@@ -229,6 +269,7 @@ class Params(Section):
     finetune: Finetune = Finetune()
     pruning: Annotated[dict[Name, Pruning], Field(min_length=1)] = {"dense": NoPruning(method="none")}
     quantization: Annotated[dict[Name, Quantization], Field(min_length=1)] = {"float32": Uncalibrated(scheme="float32")}
+    where: Where = Where()
     benchmark: Benchmark = Benchmark()
     compare: Compare = Compare()
 

@@ -1,0 +1,1 @@
+"""Trying a .tflite file in the places where devices run it."""
