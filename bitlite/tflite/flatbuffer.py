@@ -6,6 +6,8 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from bitlite.tflite.versions import declare
+
 # The name of TFLite metadata among the metadata of a file.
 METADATA = "TFLITE_METADATA"
 
@@ -48,7 +50,8 @@ def with_ranges(content: bytes, ranges: Mapping[str, Mapping[str, np.ndarray]]) 
 
 
 def packed(model: schema.ModelT, builder: flatbuffers.Builder) -> bytes:
-    """The file of a model, written by `builder`."""
+    """The file of a model, which says what it needs, written by `builder`."""
+    declare(model)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(memoryview(builder.Bytes)[builder.Head() :])
 

@@ -27,8 +27,6 @@ OPTIONS = {
     "SLICE": schema.SliceOptionsT,
     "SUB": schema.SubOptionsT,
 }
-# Version of an operator for the types that it has here, if not 1 (tensorflow/compiler/mlir/lite/tools/versioning).
-VERSIONS = {"DEQUANTIZE": 3}
 SAME, VALID = schema.Padding.SAME, schema.Padding.VALID
 RELU = schema.ActivationFunctionType.RELU
 # The name of the one signature, as TensorFlow's converter gives it.
@@ -187,12 +185,7 @@ def to_file(graph: Graph) -> bytes:
     def code(type: str) -> int:
         if type not in codes:
             codes[type] = len(model.operatorCodes)
-            number = getattr(schema.BuiltinOperator, type)
-            model.operatorCodes.append(
-                schema.OperatorCodeT(
-                    builtinCode=number, deprecatedBuiltinCode=min(number, 127), version=VERSIONS.get(type, 1)
-                )
-            )
+            model.operatorCodes.append(schema.OperatorCodeT(builtinCode=getattr(schema.BuiltinOperator, type)))
         return codes[type]
 
     subgraph.inputs = [tensor(graph.input)]

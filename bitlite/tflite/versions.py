@@ -1,0 +1,107 @@
+"""What a .tflite file says that it needs: versions of its operators, and the oldest runtime. No TensorFlow.
+
+A runtime refuses a file with an operator of a later version than it knows. Where the version is too low it computes
+what it can: with int4 kernels TensorFlow Lite 2.12 to 2.18 and LiteRT 1.0 answer NaN or what is wrong by many times
+the largest logit, or crash. What quantizes leaves versions as they were, or too low.
+
+The rules are TensorFlow's, as far as our files need them (op_version.cc and runtime_version.cc in
+tensorflow/compiler/mlir/lite/tools/versioning), but for int4: there TensorFlow gives an operator with float activations
+version 1, and no version of CONV_2D is known to the runtimes that are right and to no other. LITMUS is.
+`python -m benchmarks.runtimes` tries the files on old runtimes.
+"""
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+from bitlite.litert.needs import OLDEST_RUNTIME
+
+INT4 = "float32 by int4"
+# For each operator and the types that decide, its version and the TensorFlow that brought it.
+VERSIONS = {
+    "ADD": {"float32": (1, "1.5.0"), "int8": (2, "1.14.0"), "int16": (3, "2.4.0")},
+    "CONCATENATION": {"float32": (1, "1.5.0"), "int8": (2, "1.14.0"), "int16": (3, "2.3.0")},
+    "CONV_2D": {
+        "float32 by float32": (1, "1.5.0"),
+        "float32 by int8": (5, "2.4.0"),
+        INT4: (7, "2.11.0"),
+        "int8 by int8": (3, "1.14.0"),
+        "int16 by int8": (8, "2.15.0"),
+    },
+    "DEQUANTIZE": {"uint8": (1, "1.13.1"), "int8": (2, "1.14.0"), "int16": (3, "1.15.0"), "float16": (3, "1.15.0")},
+    "MAX_POOL_2D": {"float32": (1, "1.5.0"), "int8": (2, "1.14.0"), "int16": (3, "2.3.0")},
+    "MEAN": {"float32": (1, "1.6.0"), "int8": (2, "1.14.0"), "int16": (3, "2.4.0")},
+    "MUL": {"float32": (1, "1.5.0"), "int8": (2, "1.14.0"), "int8, enlarged": (3, "1.15.0"), "int16": (4, "2.3.0")},
+    "PAD": {"float32": (1, "1.5.0"), "int8": (2, "1.14.0"), "int16": (3, "2.4.0")},
+    "QUANTIZE": {"uint8": (1, "1.14.0"), "int8": (1, "1.14.0"), "int16": (2, "1.15.0")},
+    "RESHAPE": {"float32": (1, "1.5.0"), "int8": (1, "1.5.0"), "int16": (1, "1.5.0")},
+    "RSQRT": {"float32": (1, "1.10.0"), "int8": (2, "2.5.0"), "int16": (3, "2.15.0")},
+    "SLICE": {"float32": (1, "1.14.0"), "int8": (2, "1.14.0"), "int16": (4, "2.4.0")},
+    "SOFTMAX": {"float32": (1, "1.5.0"), "int8": (2, "1.14.0"), "int16": (3, "2.3.0")},
+    "SPACE_TO_DEPTH": {"float32": (1, "1.5.0"), "int8": (2, "1.14.0")},
+    "SUB": {"float32": (1, "1.6.0"), "int8": (2, "1.14.0"), "int16": (5, "2.4.0")},
+}
+# An operator that no graph here has, in a version that came with right convolutions by int4 kernels. A file lists its
+# operators before it uses them, and a runtime refuses the list.
+LITMUS = {"DYNAMIC_UPDATE_SLICE": (3, "2.19.0")}
+
+
+def declare(model: schema.ModelT) -> None:
+    """Have a model of one graph say what it needs: in its list of operators, and in its metadata.
+
+    Each operator stands in the list once, in the latest version that one in the graph needs, as TensorFlow's converter
+    has it. Raises ValueError for an operator, or types of one, without a rule here.
+    """
+    (graph,) = model.subgraphs
+    needs = {}
+    for operator in graph.operators:
+        name = flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
+        types = _types(name, graph, operator)
+        if types not in VERSIONS.get(name, ()):
+            raise ValueError(f"bitlite/tflite/versions.py has no version of {name} of {types}; op_version.cc may have")
+        needs[name] = max(needs.get(name, (0,)), VERSIONS[name][types])
+        operator.opcodeIndex = list(needs).index(name)
+        if types == INT4:
+            needs |= LITMUS
+    model.operatorCodes = []
+    for name, (version, _) in needs.items():
+        number = getattr(schema.BuiltinOperator, name)
+        # Runtimes before TensorFlow 2.4 read the deprecated field, which holds no more than 127.
+        model.operatorCodes.append(
+            schema.OperatorCodeT(builtinCode=number, deprecatedBuiltinCode=min(number, 127), version=version)
+        )
+    _set_oldest_runtime(model, max((release for _, release in needs.values()), key=_numbers))
+
+
+def _types(name: str, graph: schema.SubGraphT, operator: schema.OperatorT) -> str:
+    """The types that decide the version, as VERSIONS calls them; with the dimensions too where they are more than 4."""
+    inputs, output = [graph.tensors[number] for number in operator.inputs], graph.tensors[operator.outputs[0]]
+
+    def kind(tensor: schema.TensorT) -> str:
+        return flatbuffer_utils.type_to_name(tensor.type).lower()
+
+    types = kind(output if name == "QUANTIZE" else inputs[0])
+    if name == "CONV_2D":
+        types = f"{types} by {kind(inputs[1])}"
+    elif name == "MUL" and types == "int8":
+        first, second, product = (each.quantization.scale[0] for each in (*inputs, output))
+        types += ", enlarged" if first * second / product >= 1 else ""
+    dimensions = max(0 if each.shape is None else len(each.shape) for each in inputs)
+    return types if dimensions <= 4 else f"{types}, {dimensions} dimensions"
+
+
+def _numbers(release: str) -> list[int]:
+    return [int(number) for number in release.split(".")]
+
+
+def _set_oldest_runtime(model: schema.ModelT, release: str) -> None:
+    """Write the metadata as TensorFlow's converter does: 16 bytes, zeros behind the release."""
+    model.metadata = model.metadata or []
+    for each in model.metadata:
+        if each.name == OLDEST_RUNTIME.encode():
+            break
+    else:
+        each = schema.MetadataT(name=OLDEST_RUNTIME, buffer=len(model.buffers))
+        model.metadata.append(each)
+        model.buffers.append(schema.BufferT())
+    model.buffers[each.buffer].data = np.frombuffer(release.encode().ljust(16, b"\0"), np.uint8)
