@@ -12,7 +12,7 @@ def variant(name: str, **changes) -> Variant:
         "delegated": 1.0, "threads": 1, "cpu": "Test CPU",
         "gpu_agreement": None, "gpu_whole": None, "gpu_difference": None, "float16_agreement": None,
         "float16_peak": None, "tflm_agreement": None, "tflm_arena_bytes": None, "npu_share": None, "npu_cycles": None,
-        "oldest_runtime": "TensorFlow 2.5",
+        "oldest_runtime": "TensorFlow Lite 2.5.0",
     }  # fmt: skip
     return Variant(name=name, **{**measured, **changes})
 

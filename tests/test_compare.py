@@ -451,9 +451,9 @@ def test_report_tells_where_each_runs_and_shows_no_null_as_a_pass():
     page = Page(html)
     rows = [[cell.strip() for cell in row] for row in page.rows]
     unchecked = ["not checked"] * len(PLACES)
-    assert ["dense-float32", "reference", *unchecked, "TensorFlow 2.5"] in rows
+    assert ["dense-float32", "reference", *unchecked, "TensorFlow Lite 2.5.0"] in rows
     found = ["refuses", "not checked", "50.0 % 7 B", "whole 4.60 M cycles"]
-    assert ["dense-int8", "reference", *found, "TensorFlow 2.5"] in rows
+    assert ["dense-int8", "reference", *found, "TensorFlow Lite 2.5.0"] in rows
     cells = [attributes.get("class") for tag, attributes in page.tags if tag == "td"]
     shown = [cell for cell in cells if cell in ("fit", "unfit", "unchecked")]
     assert shown == ["unchecked"] * len(PLACES) + ["unfit", "unchecked", "unfit", "fit"]
@@ -575,7 +575,7 @@ def test_card_tells_where_the_file_runs(tflite):
     found = dict(re.findall(r"^\| (GPU|float16|Microcontroller|NPU|Oldest runtime) \| (.*?) \|", card, re.MULTILINE))
     assert found == {
         "GPU": "not checked", "float16": "not checked", "Microcontroller": "99.5 % (207 kB)", "NPU": "none",
-        "Oldest runtime": "TensorFlow 2.5",
+        "Oldest runtime": "TensorFlow Lite 2.5.0",
     }  # fmt: skip
     assert "\n\ndense-float32 is not for NPUs.\n\n## Made with" in card
     unchecked = release.card(comparison(DENSE), ORIGIN, {}, tflite["float32"], 16)
