@@ -32,7 +32,7 @@ def test_record_comes_back_equal(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [None, "{", "[]", *(
+    [None, "{", "[]", "7", *(
         json.dumps({key: value for key, value in {**GOOD, **wrong}.items() if value != "absent"})
         for wrong in (
             {"macs": "absent"}, {"macs": "9"}, {"macs": float("nan")}, {"macs": None}, {"macs": True},
@@ -57,6 +57,38 @@ def test_wrong_key_is_named(tmp_path, content, told):
     write_json(tmp_path / "m.json", content)
     with pytest.raises(ValueError, match=rf"{told}: delete it and run `dvc repro`$"):
         metrics.read(tmp_path / "m.json", Known)
+
+
+@dataclass(frozen=True)
+class Optional:
+    whole: bool | None
+    difference: float | None
+
+
+@pytest.mark.parametrize("content", [{"whole": None, "difference": None}, {"whole": False, "difference": 0.25}])
+def test_what_may_be_null_comes_back_null_or_as_it_is(tmp_path, content):
+    write_json(tmp_path / "m.json", content)
+    assert metrics.read(tmp_path / "m.json", Optional) == Optional(**content)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"whole": 1}, "1 as whole"), ({"whole": "true"}, "'true' as whole"),
+        ({"difference": True}, "True as difference"), ({"difference": "0"}, "'0' as difference"),
+    ],
+)  # fmt: skip
+def test_what_may_be_null_may_not_be_of_another_type(tmp_path, wrong, told):
+    write_json(tmp_path / "m.json", {"whole": None, "difference": None} | wrong)
+    with pytest.raises(ValueError, match=f"holds {told}"):
+        metrics.read(tmp_path / "m.json", Optional)
+
+
+@pytest.mark.parametrize("content", [{"whole": None}, {"difference": None}])
+def test_what_may_be_null_must_be_there(tmp_path, content):
+    write_json(tmp_path / "m.json", content)
+    with pytest.raises(ValueError, match="holds no (whole|difference)"):
+        metrics.read(tmp_path / "m.json", Optional)
 
 
 def test_metrics_file_may_hold_more(tmp_path):

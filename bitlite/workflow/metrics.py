@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import UnionType
 from typing import TypeVar
 
 from bitlite.workflow.errors import InputError, missing
@@ -60,6 +61,35 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Places:
+    """metrics/where/P-Q.json: what comes of a .tflite file elsewhere than on this CPU. None (null): not checked here.
+
+    Agreements are shares, 0..1, of the checked test images that fall into the class that the CPU gives; 0 for a place
+    that refuses the file.
+    gpu_agreement: of LiteRT's GPU delegate. gpu_whole: whether it takes all of the file's operators.
+    gpu_difference: the largest difference of an output from the CPU's, over the CPU's largest; None too if there was
+    no output.
+    float16_agreement: of the CPU made to compute in float16; float16_peak: the largest activation, square or sum over
+    pixels on these images, over 65,504, float16's largest. Both None too for files of integers throughout.
+    tflm_agreement: of TensorFlow Lite Micro. tflm_arena_bytes: memory for its activations; None too if it refuses.
+    npu_share: share of the operators, 0..1, that Vela puts on the Ethos-U of params.yaml. npu_cycles: what an image
+    takes there by Vela's reckoning; None too if nothing is there.
+    oldest_runtime: the first release of TensorFlow Lite or LiteRT that runs the file, by what the file says.
+    """
+
+    gpu_agreement: float | None
+    gpu_whole: bool | None
+    gpu_difference: float | None
+    float16_agreement: float | None
+    float16_peak: float | None
+    tflm_agreement: float | None
+    tflm_arena_bytes: int | None
+    npu_share: float | None
+    npu_cycles: int | None
+    oldest_runtime: str
+
+
+@dataclass(frozen=True)
 class Timing:
     """metrics/benchmark/P-Q.json: how fast a .tflite file runs, one image at a time.
 
@@ -107,7 +137,8 @@ def read(path: Path, kind: type[Record]) -> Record:
     types = {field.name: field.type for field in fields(kind)}
     try:
         content = json.loads(path.read_text())
-        wrong = [key for key, type_ in types.items() if not _fits(content.get(key), type_)]
+        # What is absent is `...`, which fits no type.
+        wrong = [key for key, type_ in types.items() if not _fits(content.get(key, ...), type_)]
     except FileNotFoundError:
         raise missing(path) from None
     except (OSError, ValueError, AttributeError) as error:
@@ -118,7 +149,10 @@ def read(path: Path, kind: type[Record]) -> Record:
     return kind(**{key: content[key] for key in types})
 
 
-def _fits(value: object, type_: type) -> bool:
-    if type_ is str:
-        return isinstance(value, str)
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _fits(value: object, type_: type | UnionType) -> bool:
+    """Whether a value of a JSON file is of a record's type: str, bool, int, float, or one of these or None."""
+    if isinstance(type_, UnionType):
+        return any(_fits(value, each) for each in type_.__args__)
+    if type_ in (int, float):  # JSON writes 1.0 as 1 in places, and Python's bool is an int
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, type_)
