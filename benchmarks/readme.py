@@ -21,7 +21,10 @@ from pathlib import Path
 
 import yaml
 
+from bitlite.report import variants
+from bitlite.report.places import PLACES, advice
 from bitlite.tflite.schemes import SCHEMES
+from bitlite.workflow.params import load
 
 PROJECT = Path(__file__).parents[1]
 README = PROJECT / "README.md"
@@ -34,6 +37,9 @@ def main() -> None:
     measured = [json.loads(path.read_text()) for path in (PROJECT / "metrics/benchmark").iterdir()]
     machines = sorted({f"{each['cpu']}, threads: {each['threads']}" for each in measured})
     text = between(text, "results", results(PROJECT / "plots/tradeoff.csv", machines))
+    params = load(PROJECT / "params.yaml")
+    comparison = variants.Comparison(variants.read(params.variants, PROJECT / "metrics"), params.compare)
+    text = between(text, "where", where(comparison, "dense"))
     text = between(text, "stages", stages(PROJECT / "dvc.yaml"))
     text = between(text, "schemes", schemes())
     text = between(text, "rooms", rooms(PROJECT / "bitlite"))
@@ -64,6 +70,18 @@ def results(tradeoff: Path, machines: list[str]) -> str:
         mark = "**" if row["selected"] == "true" else ""
         lines.append("| " + " | ".join(f"{mark}{cell}{mark}" for cell in cells) + " |")
     return "\n".join([*lines, "", f"Timed on {' and '.join(machines)}.", ""])
+
+
+def where(comparison: variants.Comparison, pruning: str) -> str:
+    """What was found of this pruning's variants elsewhere as a Markdown table, and what of all to ship where."""
+    header = ["variant", *(place.name for place in PLACES), "oldest runtime"]
+    rows = [
+        [variant.name, *(str(place.find(variant)) for place in PLACES), variant.oldest_runtime]
+        for variant in comparison.variants
+        if variant.pruning == pruning
+    ]
+    head, *body = (f"| {' | '.join(cells)} |" for cells in (header, *rows))
+    return "\n".join([head, "|---" * len(header) + "|", *body, "", advice(comparison), ""])
 
 
 def stages(dvc_yaml: Path) -> str:

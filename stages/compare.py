@@ -3,15 +3,15 @@
     python -m stages.compare
 
 Params compare (and of the others those that the report names); metrics/finetune.json, metrics/prune/,
-metrics/evaluate/, metrics/benchmark/, plots/prune/, plots/convert/, plots/evaluate/, plots/benchmark/, models/tflite/,
-models/finetuned/ -> metrics/summary.json, plots/tradeoff.csv, plots/tradeoff.png, report.html, models/release/
-(model.tflite, labels.txt, README.md).
+metrics/evaluate/, metrics/where/, metrics/benchmark/, plots/prune/, plots/convert/, plots/evaluate/, plots/benchmark/,
+models/tflite/, models/finetuned/ -> metrics/summary.json, plots/tradeoff.csv, plots/tradeoff.png, report.html,
+models/release/ (model.tflite, labels.txt, README.md).
 """
 
 from pathlib import Path
 
 from bitlite.bit.weights import Bit
-from bitlite.report import layer_tables, origin, page, picture, release, variants
+from bitlite.report import layer_tables, origin, page, picture, places, release, variants
 from bitlite.workflow import metrics
 from bitlite.workflow.command import run
 from bitlite.workflow.errors import listed
@@ -39,6 +39,8 @@ def main() -> None:
     write_bytes(Path("report.html"), html.encode())
     metrics.write(METRICS / "summary.json", variants.summary(comparison))
     print(variants.table(comparison))
+    if caution := places.caution(selected):
+        print(caution)
     if left := variants.left_over(params.variants, METRICS):
         print(f"not compared, since params.yaml no longer asks for them: {listed(left)}")
 

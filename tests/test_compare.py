@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from comparisons import comparison, variant
 from PIL import Image
 from ruamel.yaml import YAML
 
@@ -21,6 +22,7 @@ from bitlite.litert import runtime
 from bitlite.report import layer_tables, picture, release, text, variants
 from bitlite.report.origin import Origin
 from bitlite.report.page import confusion, report
+from bitlite.report.places import PLACES, advice
 from bitlite.report.variants import Comparison, Variant, choice, summary, tradeoff_rows, wilson
 from bitlite.tflite import calibration, quantizer
 from bitlite.tflite.graph import to_file
@@ -28,24 +30,11 @@ from bitlite.tflite.lowering import lower
 from bitlite.workflow import metrics
 from bitlite.workflow.files import read_csv, write_csv
 from bitlite.workflow.metrics import ModelScores, PrunedScores
-from bitlite.workflow.params import Compare, Params, load
+from bitlite.workflow.params import Params, load
 from stages import compare
 
 LABELS = ("daisy", "dandelion", "rose")
 IMAGE_SIZE = (16, 24)
-
-
-def variant(name, **changes) -> Variant:
-    measured = {
-        "accuracy": 0.9, "top5_accuracy": 1.0, "validation_accuracy": 0.9, "agreement": 0.95, "size_bytes": 1000,
-        "gzip_bytes": 900, "sparsity": 0.0, "latency_ms_p50": 2.0, "latency_ms_p90": 2.5, "peak_memory_mb": 40.0,
-        "delegated": 1.0, "threads": 1, "cpu": "Test CPU",
-    }  # fmt: skip
-    return Variant(name=name, **{**measured, **changes})
-
-
-def comparison(*variants, drop=0.02, objective="size") -> Comparison:
-    return Comparison(variants, Compare(baseline="dense-float32", max_accuracy_drop=drop, objective=objective))
 
 
 DENSE = variant("dense-float32")
@@ -238,22 +227,25 @@ def write_layers(plots: Path, names, prunings) -> None:
 # Reading
 
 
+RECORDS = {"evaluate": metrics.Evaluation, "benchmark": metrics.Timing, "where": metrics.Places}
+
+
 def write_metrics(directory: Path, *variants: Variant) -> None:
     for v in variants:
-        for stage, kind in (("evaluate", metrics.Evaluation), ("benchmark", metrics.Timing)):
+        for stage, kind in RECORDS.items():
             record = kind(**{field.name: getattr(v, field.name) for field in dataclasses.fields(kind)})
             metrics.write(directory / stage / f"{v.name}.json", record)
 
 
 def test_metrics_of_removed_entries_are_named(tmp_path):
     write_metrics(tmp_path, DENSE, variant("gone-int8"))
-    left = [tmp_path / stage / "gone-int8.json" for stage in ("benchmark", "evaluate")]
+    left = [tmp_path / stage / "gone-int8.json" for stage in ("benchmark", "evaluate", "where")]
     assert variants.left_over(["dense-float32"], tmp_path) == left
     assert variants.left_over(["dense-float32", "gone-int8"], tmp_path) == []
 
 
 def test_read_returns_the_variants_asked_for(tmp_path):
-    int8, removed = variant("dense-int8", cpu="Other CPU"), variant("gone-int8", size_bytes=1)
+    int8, removed = variant("dense-int8", cpu="Other CPU", gpu_whole=True), variant("gone-int8", size_bytes=1)
     write_metrics(tmp_path, DENSE, int8, removed)
     assert variants.read(["dense-int8", "dense-float32"], tmp_path) == (int8, DENSE)
 
@@ -452,6 +444,24 @@ def test_report_tells_of_every_layer():
     assert html.count("<details>") == 2  # nothing was pruned
 
 
+def test_report_tells_where_each_runs_and_shows_no_null_as_a_pass():
+    refused = {"gpu_agreement": 0.0, "gpu_whole": False, "npu_share": 1.0, "npu_cycles": 4_600_000}
+    chosen = comparison(DENSE, variant("dense-int8", size_bytes=250, tflm_agreement=0.5, tflm_arena_bytes=7, **refused))
+    html = report(chosen, ORIGIN, by_layer(), many_predictions(), b"")
+    page = Page(html)
+    rows = [[cell.strip() for cell in row] for row in page.rows]
+    unchecked = ["not checked"] * len(PLACES)
+    assert ["dense-float32", "reference", *unchecked, "TensorFlow Lite 2.5.0"] in rows
+    found = ["refuses", "not checked", "50.0 % 7 B", "whole 4.60 M cycles"]
+    assert ["dense-int8", "reference", *found, "TensorFlow Lite 2.5.0"] in rows
+    cells = [attributes.get("class") for tag, attributes in page.tags if tag == "td"]
+    shown = [cell for cell in cells if cell in ("fit", "unfit", "unchecked")]
+    assert shown == ["unchecked"] * len(PLACES) + ["unfit", "unchecked", "unfit", "fit"]
+    assert advice(chosen) in html
+    assert '<p class="warning">dense-int8 is not for GPUs or microcontrollers.</p>' in html
+    assert 'class="warning"' not in report(comparison(DENSE), ORIGIN, by_layer(), many_predictions(), b"")
+
+
 def test_report_warns_of_latencies_from_two_machines():
     elsewhere = variant("dense-int8", cpu="Other CPU")
     assert "do not compare" in report(comparison(DENSE, elsewhere), ORIGIN, by_layer(), many_predictions(), b"")
@@ -559,6 +569,19 @@ def test_card_describes_the_file(tflite):
     assert "| input | 1 × 16 × 24 × 3 | float32 | RGB pixels 0..255 |\n| output | 1 × 3 | float32 | logits in" in plain
 
 
+def test_card_tells_where_the_file_runs(tflite):
+    board = variant("dense-float32", tflm_agreement=0.995, tflm_arena_bytes=207_000, npu_share=0.0)
+    card = release.card(comparison(board), ORIGIN, {}, tflite["float32"], 16)
+    found = dict(re.findall(r"^\| (GPU|float16|Microcontroller|NPU|Oldest runtime) \| (.*?) \|", card, re.MULTILINE))
+    assert found == {
+        "GPU": "not checked", "float16": "not checked", "Microcontroller": "99.5 % (207 kB)", "NPU": "none",
+        "Oldest runtime": "TensorFlow Lite 2.5.0",
+    }  # fmt: skip
+    assert "\n\ndense-float32 is not for NPUs.\n\n## Made with" in card
+    unchecked = release.card(comparison(DENSE), ORIGIN, {}, tflite["float32"], 16)
+    assert "is not for" not in unchecked and "\n\n## Made with" in unchecked
+
+
 # Stage
 
 
@@ -575,10 +598,13 @@ def workspace(tmp_path, monkeypatch, tflite):
         DENSE,
         variant("dense-int8", size_bytes=300),
         variant("channels-float32", size_bytes=400, latency_ms_p50=1.0),
-        variant("channels-int8", size_bytes=100, accuracy=0.8, validation_accuracy=0.885, latency_ms_p50=0.5),
+        variant(
+            "channels-int8", size_bytes=100, accuracy=0.8, validation_accuracy=0.885, latency_ms_p50=0.5,
+            gpu_agreement=0.0, gpu_whole=False,
+        ),
         # Of a pruning that params.yaml no longer holds.
         variant("removed-int8", size_bytes=1),
-    )
+    )  # fmt: skip
     write_metrics(Path("metrics"), *made)
     metrics.write(Path("metrics/finetune.json"), ORIGIN.finetuned)
     for name in ("dense", "channels"):
@@ -608,6 +634,7 @@ def test_stage(workspace, capsys):
     assert Path("models/release/labels.txt").read_text() == "daisy\ndandelion\nrose\n"
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:3] for line in lines if line.startswith(">")] == [[">", "channels-int8", "80.0"]]
+    assert "channels-int8 is not for GPUs." in lines
     assert "removed" not in Path("report.html").read_text()
 
 

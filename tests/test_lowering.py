@@ -6,9 +6,10 @@ from ai_edge_litert.interpreter import Interpreter
 from numpy.lib.stride_tricks import sliding_window_view
 from test_network import PUBLISHED, SMALL, assert_close, bit_of, group_norm, padded, pixels_of
 
+from benchmarks import float16
 from bitlite.bit import network
 from bitlite.bit.names import ROOT
-from bitlite.tflite import lowering, winograd
+from bitlite.tflite import lowering, scaling, winograd
 from bitlite.tflite.graph import Graph, Tensor, constant, rewritten, to_file
 from bitlite.tflite.lowering import MODEL, lower
 
@@ -25,12 +26,12 @@ def run(graph, images):
     return np.concatenate(outputs)
 
 
-def one(type, path, inputs, constants, shape, **options):
-    """A graph of one step of BiT on an image like `inputs`, lowered by REWRITES."""
+def one(type, path, inputs, constants, shape, rewrites=(), **options):
+    """A graph of one step of BiT on an image like `inputs`, lowered by `rewrites` and REWRITES."""
     graph = Graph(Tensor("pixels", (1, *inputs.shape[1:])))
     constants = [constant(name, value) for name, value in constants.items()]
     graph.operator(type, path, [graph.input, *constants], shape, **options)
-    for rewrite in lowering.REWRITES:
+    for rewrite in (*rewrites, *lowering.REWRITES):
         graph = rewritten(graph, rewrite)
     return graph
 
@@ -57,6 +58,64 @@ def test_half_weights_are_the_network_of_rounded_weights():
     assert not np.array_equal(run(graph, pixels), run(lower(bit), pixels))
 
 
+# The range of float16
+
+
+def test_in_float16_the_network_stays_itself(monkeypatch):
+    bit = bit_of({**PUBLISHED, "filters": 64, "image_size": (96, 96)})
+    pixels = pixels_of(bit)
+    expected = network.build(bit)(pixels).numpy()
+    assert_close(float16.outputs(lower(bit), pixels), expected, 1e-2)
+    # Sums of squares of unscaled activations leave the range, and an infinite variance makes every image the same.
+    monkeypatch.setattr(scaling, "_inverse", lambda gain: 1.0)
+    with pytest.raises(AssertionError):
+        assert_close(float16.outputs(lower(bit), pixels), expected, 0.1)
+
+
+def test_activations_are_scaled_by_powers_of_two_and_one_for_the_residual_stream():
+    bit = bit_of(PUBLISHED).folded()
+    powers = scaling.powers(bit)
+    assert all(np.log2(power).is_integer() for power in powers.values())
+    stream = {"resnet/group_norm", ROOT, *(unit.norm("a") for unit in bit.units)}
+    stream |= {path for unit in bit.units for path in (unit.conv("c"), unit.projection)}
+    assert len({powers[path] for path in stream}) == 1
+    assert set(bit.paths) - powers.keys() == {"resnet/head/conv2d"}
+    # A kernel of n standardised weights has a gain of sqrt(n): the first convolution a reads 32 channels, b 9 * 32.
+    assert powers[bit.units[0].conv("a")] == powers[bit.units[0].norm("b")] == 2**-3 == 1 / round(np.sqrt(64))
+    assert powers[bit.units[0].conv("b")] == 2**-4
+
+
+def test_scaled_norms_of_constant_images_are_finite_in_float16():
+    bit = bit_of(SMALL)
+    assert np.isfinite(float16.outputs(lower(bit), np.full((1, 16, 16, 3), 127.5, np.float32))).all()
+    kernels = {name: kernel * 0 for name, kernel in bit.folded().kernels.items() if "/a/" in name}
+    pruned = bit.folded().with_weights(bit.folded().weights | kernels)
+    assert np.isfinite(float16.outputs(lower(pruned), pixels_of(bit))).all()
+
+
+# What GPUs need
+
+
+@pytest.mark.parametrize("size", [(8, 6), (7, 6), (8, 5), (7, 7), (1, 1)])
+def test_sliced_convolution_takes_every_second_pixel(size):
+    random = np.random.default_rng(0)
+    kernel = random.normal(size=(1, 1, 5, 4)).astype(np.float32)
+    images = random.normal(size=(2, *size, 5)).astype(np.float32)
+    expected = images[:, ::2, ::2].astype(np.float64) @ kernel[0, 0]
+    graph = one("conv", "conv", images, {"kernel": kernel}, (1, *expected.shape[1:]), [lowering.sliced], stride=2)
+    assert [operator.options["strideH"] for operator in graph.operators if operator.type == "CONV_2D"] == [1]
+    assert_close(run(graph, images), expected, 1e-6)
+
+
+@pytest.mark.parametrize("rewrites", [[], [lowering.flat_pool]])
+@pytest.mark.parametrize("size", [(8, 6), (7, 6), (7, 7)])
+def test_pool_sees_zeros_outside_the_image(size, rewrites):
+    images = np.random.default_rng(0).normal(-1, 1, (2, *size, 5)).astype(np.float32)
+    expected = sliding_window_view(padded(images, 1), (3, 3), axis=(1, 2))[:, ::2, ::2].max(axis=(4, 5))
+    graph = one("pool", "pool", images, {}, (1, *expected.shape[1:]), rewrites)
+    assert np.array_equal(run(graph, images), expected)
+
+
 # The root
 
 
@@ -66,14 +125,14 @@ def test_packed_root_is_the_same_function(root, image_size):
     bit = bit_of(PUBLISHED, root=root, image_size=image_size)
     pixels = pixels_of(bit)
     packed = lower(bit, [lowering.packed_root])
-    assert "SPACE_TO_DEPTH" in {operator.type for operator in packed.operators}
+    assert "CONCATENATION" in {operator.type for operator in packed.operators}
     assert_close(run(packed, pixels), network.build(bit)(pixels).numpy())
 
 
 @pytest.mark.parametrize("changes", [{"root": 3, "image_size": (32, 32)}, {"image_size": (32, 31)}])
 def test_small_roots_and_odd_images_are_not_packed(changes):
     types = {operator.type for operator in lower(bit_of(PUBLISHED, **changes), [lowering.packed_root]).operators}
-    assert "SPACE_TO_DEPTH" not in types
+    assert "CONCATENATION" not in types
 
 
 # Winograd
@@ -134,7 +193,7 @@ def test_winograd_leaves_kernels_with_zeros():
 
 def normed(inputs, gamma, beta, groups):
     constants = {"norm/gamma": gamma, "norm/beta": beta}
-    return run(one("group_norm", "norm", inputs, constants, (1, *inputs.shape[1:]), groups=groups), inputs)
+    return run(one("group_norm", "norm", inputs, constants, (1, *inputs.shape[1:]), groups=groups, power=1), inputs)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 8, 12, 24])

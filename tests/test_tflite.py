@@ -136,7 +136,7 @@ def test_logits_follow_the_keras_model(scheme, bound, bit, files):
 def test_large_roots_of_integers_take_packed_pixels(scheme, size, packed, tmp_path):
     bit, images = bit_of(root=7, pool=True, size=size), photos(48, size)
     (tmp_path / "model").write_bytes(converted(scheme, bit))
-    assert ("SPACE_TO_DEPTH" in graph(tmp_path / "model")[1]) == packed
+    assert ("CONCATENATION" in graph(tmp_path / "model")[1]) == packed
     expected = network.build(bit)(images.astype(np.float32)).numpy()
     error = runtime.Classifier(tmp_path / "model").logits(images) - expected
     # A kernel off by a pixel, or channels in another order, give an error as large as the signal.

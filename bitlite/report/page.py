@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bitlite.report.layer_tables import TYPES, LayerTables
 from bitlite.report.origin import Origin
+from bitlite.report.places import PLACES, RIGHT, advice, caution
 from bitlite.report.text import milliseconds, percent, size, template, three_digits
 from bitlite.report.variants import Comparison, choice, wilson
 from bitlite.workflow.errors import InputError
@@ -63,6 +64,10 @@ def report(
         best={c.key: c.best([getattr(v, c.key) for v in comparison.variants]) for c in COLUMNS if c.best},
         images=len(predictions),
         interval={v.name: wilson(v.accuracy, len(predictions)) for v in comparison.variants},
+        places=PLACES,
+        right=RIGHT,
+        advice=advice(comparison),
+        caution=caution(comparison.selected),
         picture=base64.b64encode(picture).decode(),
         counts=counts if len(origin.labels) <= MATRIX_CLASSES else None,
         pairs=confused_pairs(counts, origin.labels)[:LISTED_PAIRS],

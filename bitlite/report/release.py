@@ -8,6 +8,7 @@ import yaml
 
 from bitlite.litert.signature import signature
 from bitlite.report.origin import Origin
+from bitlite.report.places import PLACES, RIGHT, caution
 from bitlite.report.text import template
 from bitlite.report.variants import Comparison, Variant, choice, wilson
 from bitlite.workflow.files import whole
@@ -38,6 +39,9 @@ def card(comparison: Comparison, origin: Origin, recipe: Mapping, model: Path, i
         variant=comparison.selected,
         origin=origin,
         choice=choice(comparison),
+        places=PLACES,
+        right=RIGHT,
+        caution=caution(comparison.selected),
         pixels=pixels,
         logits=logits,
         recipe=yaml.safe_dump(dict(recipe), sort_keys=False).strip(),

@@ -1,6 +1,7 @@
 """Numbers as readers want them, and the templates that hold them."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -38,6 +39,11 @@ def three_digits(value: float) -> str:
         return "0"
     decimals = 2 - math.floor(math.log10(value))
     return f"{round(value, decimals):.{max(0, decimals)}f}"
+
+
+def series(items: Sequence[str], last: str = "and") -> str:
+    """The items, of which there is one at least, as a sentence lists them: a; a and b; a, b and c."""
+    return f" {last} ".join([", ".join(items[:-1]), items[-1]] if items[1:] else items)
 
 
 def template(name: str) -> jinja2.Template:

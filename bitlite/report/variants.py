@@ -20,7 +20,7 @@ TRADEOFF_COLUMNS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant(metrics.Evaluation, metrics.Timing):
+class Variant(metrics.Evaluation, metrics.Timing, metrics.Places):
     """A .tflite file by name, P-Q, with all that was measured of it."""
 
     name: str
@@ -43,14 +43,14 @@ def left_over(names: Collection[str], metrics_directory: Path) -> list[Path]:
     """The metrics of variants other than `names`, which entries left that params.yaml no longer has."""
     return sorted(
         path
-        for stage in ("evaluate", "where", "benchmark")
-        for path in (metrics_directory / stage).glob("*.json")
+        for folder in ("evaluate", "benchmark", "where")
+        for path in (metrics_directory / folder).glob("*.json")
         if path.stem not in names
     )
 
 
 def read(names: Iterable[str], directory: Path) -> tuple[Variant, ...]:
-    """The variants of these names from `directory`/evaluate and /benchmark, where others may lie too.
+    """The variants of these names from `directory`/evaluate, /benchmark and /where, in which others may lie too.
 
     Raises InputError as `metrics.read` does.
     """
@@ -58,7 +58,8 @@ def read(names: Iterable[str], directory: Path) -> tuple[Variant, ...]:
     def variant(name: str) -> Variant:
         evaluation = metrics.read(directory / "evaluate" / f"{name}.json", metrics.Evaluation)
         timing = metrics.read(directory / "benchmark" / f"{name}.json", metrics.Timing)
-        return Variant(name=name, **vars(evaluation), **vars(timing))
+        places = metrics.read(directory / "where" / f"{name}.json", metrics.Places)
+        return Variant(name=name, **vars(evaluation), **vars(timing), **vars(places))
 
     return tuple(variant(name) for name in names)
 

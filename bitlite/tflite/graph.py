@@ -25,7 +25,6 @@ OPTIONS = {
     "PAD": schema.PadOptionsT,
     "RESHAPE": schema.ReshapeOptionsT,
     "SLICE": schema.SliceOptionsT,
-    "SPACE_TO_DEPTH": schema.SpaceToDepthOptionsT,
     "SUB": schema.SubOptionsT,
 }
 SAME, VALID = schema.Padding.SAME, schema.Padding.VALID
@@ -95,9 +94,12 @@ class Graph:
     def reshape(self, name: str, x: Tensor, shape: Sequence[int]) -> Tensor:
         return self.operator("RESHAPE", name, [x, integers(f"{name}/shape", shape)], shape, newShape=list(shape))
 
-    def pad(self, name: str, x: Tensor, before: int, after: int) -> Tensor:
+    def pad_image(self, name: str, x: Tensor, before: int, after: int) -> Tensor:
         """Zeros around an image [1, height, width, channels]: so many rows above and columns before, and behind."""
-        margins = [(0, 0), (before, after), (before, after), (0, 0)]
+        return self.pad(name, x, [(0, 0), (before, after), (before, after), (0, 0)])
+
+    def pad(self, name: str, x: Tensor, margins: Sequence[tuple[int, int]]) -> Tensor:
+        """Zeros before and behind each axis, as many as `margins` say."""
         shape = [side + sum(margin) for side, margin in zip(x.shape, margins, strict=True)]
         return self.operator("PAD", name, [x, integers(f"{name}/margins", margins)], shape)
 
@@ -122,12 +124,6 @@ class Graph:
         size = [(length - side) // stride + 1 for length in (height, width)]
         options = {"padding": VALID, "strideH": stride, "strideW": stride, "filterHeight": side, "filterWidth": side}
         return self.operator("MAX_POOL_2D", name, [x], [1, *size, channels], **options)
-
-    def space_to_depth(self, name: str, x: Tensor, block: int) -> Tensor:
-        """Blocks of pixels as one pixel with the channels of all, by rows: [1, height / block, width / block, ...]."""
-        _, height, width, channels = x.shape
-        shape = [1, height // block, width // block, channels * block**2]
-        return self.operator("SPACE_TO_DEPTH", name, [x], shape, blockSize=block)
 
     def slice(self, name: str, x: Tensor, begin: Sequence[int], size: Sequence[int]) -> Tensor:
         return self.operator("SLICE", name, [x, integers(f"{name}/begin", begin), integers(f"{name}/size", size)], size)

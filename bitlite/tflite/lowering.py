@@ -1,7 +1,8 @@
 """A BiT as the graph that TFLite runs best: the function of the network for training, from operators that XNNPACK has.
 
 `steps` says what BiT computes; REWRITES make TFLite's operators of the steps, one rewrite after the other.
-`python -m benchmarks.conversion` measures what each is worth.
+`python -m benchmarks.conversion` measures what each is worth. Where operators are not the obvious ones, LiteRT's GPU
+delegate computes something else from those, without a word: docs/gpu-delegate.md.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from bitlite.bit.names import FINAL_NORM, HEAD, ROOT, inner_norm
-from bitlite.bit.weights import GROUP_NORM_EPSILON, ROOT_STRIDE, Bit
+from bitlite.bit.weights import ROOT_STRIDE, Bit
+from bitlite.tflite import scaling
 from bitlite.tflite.graph import RELU, SAME, VALID, Graph, Operator, Rewrite, Tensor, constant, rewritten
 
 # Begins the names of all tensors but the input and the output. A layer's tensors follow its path in BiT's names.
@@ -21,7 +23,7 @@ WEIGHTS = ("/kernel", "/gamma", "/beta")
 def lower(bit: Bit, rewrites: Sequence[Rewrite] = (), *, frozen_norms: bool = False) -> Graph:
     """The graph of `bit` for one image: RGB pixels [1, height, width, 3] in 0..255 to logits [1, classes].
 
-    rewrites: `packed_root`, `winograd`, or none, which come before REWRITES. frozen_norms: see `frozen_norm`.
+    rewrites: those that a scheme chooses, which come before REWRITES. frozen_norms: see `frozen_norm`.
     """
     graph = steps(bit.folded())
     for rewrite in (*([frozen_norm] if frozen_norms else []), *rewrites, *REWRITES):
@@ -30,13 +32,16 @@ def lower(bit: Bit, rewrites: Sequence[Rewrite] = (), *, frozen_norms: bool = Fa
 
 
 def steps(bit: Bit) -> Graph:
-    """A folded BiT in steps of its own, `conv`, `group_norm`, `relu` and `pool`; the rest is TFLite's already."""
-    architecture, weights = bit.architecture, bit.weights
+    """A folded BiT in steps of its own, `conv`, `group_norm`, `relu` and `pool`; the rest is TFLite's already.
+
+    Kernels that only norms read are multiplied by the powers of two of `scaling`.
+    """
+    architecture, weights, powers = bit.architecture, bit.weights, scaling.powers(bit)
     graph = Graph(Tensor("pixels", (1, *architecture.image_size, 3)))
 
     def conv(x: Tensor, path: str, stride: int = 1) -> Tensor:
         constants = [
-            constant(f"{MODEL}/{path}/{part}", weights[f"{path}/{part}"])
+            constant(f"{MODEL}/{path}/{part}", weights[f"{path}/{part}"] * powers.get(path, 1))
             for part in ("kernel", "bias")
             if f"{path}/{part}" in weights
         ]
@@ -46,7 +51,8 @@ def steps(bit: Bit) -> Graph:
 
     def norm_relu(x: Tensor, path: str) -> Tensor:
         constants = [constant(f"{MODEL}/{path}/{part}", weights[f"{path}/{part}"]) for part in ("gamma", "beta")]
-        y = graph.operator("group_norm", f"{MODEL}/{path}", [x, *constants], x.shape, groups=bit.groups(path))
+        settings = {"groups": bit.groups(path), "power": powers[path]}
+        y = graph.operator("group_norm", f"{MODEL}/{path}", [x, *constants], x.shape, **settings)
         return graph.operator("relu", f"{MODEL}/{path}/relu", [y], x.shape)
 
     x = graph.multiply(f"{MODEL}/normalize/mul", graph.input, constant(f"{MODEL}/normalize/scale", 1 / 127.5))
@@ -86,16 +92,23 @@ def packed_root(graph: Graph, operator: Operator) -> Tensor | None:
         return None
     path, packed = operator.output.name, pack(kernel.data)
     side = len(packed)
-    blocks = graph.space_to_depth(f"{path}/pack", x, ROOT_STRIDE)  # [1, H / 2, W / 2, 12]
-    padded = graph.pad(f"{path}/pad", blocks, side // 2, side - 1 - side // 2)
+    _, height, width, channels = x.shape
+    # SPACE_TO_DEPTH does the same, but Ethos-U leaves it to the CPU.
+    pairs = graph.reshape(f"{path}/pairs", x, (1, height // 2, width, 2 * channels))
+    rows = [
+        graph.slice(f"{path}/row{row}", pairs, (0, 0, row * width // 2, 0), (1, height // 2, width // 2, 2 * channels))
+        for row in (0, 1)
+    ]
+    blocks = graph.concatenate(f"{path}/pack", rows, axis=3)  # [1, H / 2, W / 2, 12]
+    padded = graph.pad_image(f"{path}/pad", blocks, side // 2, side - 1 - side // 2)
     return graph.convolve(f"{path}/conv", padded, packed, padding=VALID)
 
 
 def pack(kernel: np.ndarray) -> np.ndarray:
     """A kernel [side, side, inputs, outputs] of stride 2 and odd side, for 2x2 pixels packed into channels.
 
-    [blocks, blocks, 4 * inputs, outputs], of stride 1, for what space_to_depth makes of the image; its middle is block
-    `blocks // 2`.
+    [blocks, blocks, 4 * inputs, outputs], of stride 1, the pixels of a block in the order of their rows; its middle is
+    block `blocks // 2`.
     """
     side, _, inputs, outputs = kernel.shape
     # The middle of the kernel comes to stand on the first of a block's pixels.
@@ -106,6 +119,40 @@ def pack(kernel: np.ndarray) -> np.ndarray:
     return split.transpose(0, 2, 1, 3, 4, 5).reshape(blocks, blocks, 4 * inputs, outputs)
 
 
+def sliced(graph: Graph, operator: Operator) -> Tensor | None:
+    """A convolution of 1x1 and a stride of 2 as one of stride 1 on every second pixel.
+
+    With integer weights the GPU delegate would forget the stride.
+    """
+    if operator.type != "conv" or operator.options["stride"] != 2 or operator.inputs[1].shape[0] != 1:
+        return None
+    x, *constants = operator.inputs
+    path = operator.output.name
+    _, height, width, channels = x.shape
+    if height % 2 or width % 2:
+        x = graph.pad(f"{path}/even", x, [(0, 0), (0, height % 2), (0, width % 2), (0, 0)])
+        _, height, width, channels = x.shape
+    # Two rows behind one another, two pixels to a row's place: the first quarter is every second pixel.
+    pairs = graph.reshape(f"{path}/pairs", x, (1, height // 2, width, 2 * channels))
+    second = graph.slice(f"{path}/second", pairs, (0, 0, 0, 0), (1, height // 2, width // 2, channels))
+    return graph.operator("conv", path, [second, *constants], operator.output.shape, stride=1)
+
+
+def flat_pool(graph: Graph, operator: Operator) -> Tensor | None:
+    """`pool` with the zeros put around rows of pixels laid flat.
+
+    The GPU delegate would take zeros around an image for the pool's own padding, which is smaller than every pixel.
+    """
+    if operator.type != "pool":
+        return None
+    (x,), path = operator.inputs, operator.output.name
+    _, height, width, channels = x.shape
+    rows = graph.reshape(f"{path}/rows", x, (1, height, width * channels))
+    padded = graph.pad(f"{path}/pad", rows, [(0, 0), (1, 1), (channels, channels)])
+    image = graph.reshape(f"{path}/image", padded, (1, height + 2, width + 2, channels))
+    return graph.max_pool(f"{path}/max", image, 3, 2)
+
+
 def frozen_norm(graph: Graph, operator: Operator) -> Tensor | None:
     """A norm whose statistics are constants, here mean 0 and variance 1: a scale and a shift for each channel.
 
@@ -114,6 +161,7 @@ def frozen_norm(graph: Graph, operator: Operator) -> Tensor | None:
     if operator.type != "group_norm":
         return None
     x, gamma, beta = operator.inputs
+    gamma = replace(gamma, data=gamma.data / operator.options["power"])
     before = graph.operators[-1]
     if before.type == "conv" and before.output is x and inner_norm(operator.output.name.removeprefix(f"{MODEL}/")):
         image, kernel = before.inputs
@@ -154,7 +202,7 @@ def convolution(graph: Graph, operator: Operator) -> Tensor | None:
     side, _, _, _ = kernel.shape
     # With a stride, SAME pads an even image at the bottom and right first.
     if stride > 1 and side > 1 and any(length % 2 == 0 for length in x.shape[1:3]):
-        x, padding = graph.pad(f"{path}/pad", x, side // 2, side // 2), VALID
+        x, padding = graph.pad_image(f"{path}/pad", x, side // 2, side // 2), VALID
     return graph.convolve(f"{path}/conv", x, kernel.data, *(each.data for each in bias), stride=stride, padding=padding)
 
 
@@ -163,14 +211,16 @@ def pool(graph: Graph, operator: Operator) -> Tensor | None:
     if operator.type != "pool":
         return None
     path = operator.output.name
-    return graph.max_pool(f"{path}/max", graph.pad(f"{path}/pad", operator.inputs[0], 1, 1), 3, 2)
+    return graph.max_pool(f"{path}/max", graph.pad_image(f"{path}/pad", operator.inputs[0], 1, 1), 3, 2)
 
 
 def group_norm(graph: Graph, operator: Operator) -> Tensor | None:
     """GroupNorm of one image: moments over a 5-D reshape, the usual form, fall out of XNNPACK.
 
     Means of x and of x * x for each channel, averaged within the groups as small [1, groups, channels of a group]
-    arrays, then one multiply and one add for each channel of the image.
+    arrays, then one multiply and one add for each channel of the image. Without the leading 1 the GPU delegate takes
+    groups for a batch. In a product of two shapes the larger one comes first: MediaPipe's WebGL gives the result the
+    shape of the first.
 
     The variance is E[x^2] - E[x]^2, which loses what float32 can't hold of E[x^2] when the mean is large: with a mean
     of 10 standard deviations the output is within 1e-4 of the right one. Standardised kernels have a mean of zero,
@@ -188,7 +238,7 @@ def group_norm(graph: Graph, operator: Operator) -> Tensor | None:
         return graph.mean(f"{path}/{name}/mean", graph.reshape(f"{path}/{name}/groups", by_channel, grouped), [2])
 
     def spread(name: str, by_group: Tensor) -> Tensor:
-        return graph.reshape(f"{path}/{name}/channels", by_group, (channels,))
+        return graph.reshape(f"{path}/{name}/channels", by_group, (1, 1, 1, channels))
 
     def by_group(weight: Tensor) -> Tensor:
         return constant(weight.name, weight.data.reshape(grouped))
@@ -199,10 +249,11 @@ def group_norm(graph: Graph, operator: Operator) -> Tensor | None:
     variance = graph.operator(
         "SUB", f"{path}/variance", [square, mean_square], mean.shape, fusedActivationFunction=RELU
     )
-    variance = graph.add(f"{path}/variance_epsilon", variance, constant(f"{path}/epsilon", GROUP_NORM_EPSILON))
-    scale = graph.multiply(f"{path}/scale", graph.reciprocal_root(f"{path}/rsqrt", variance), by_group(gamma))
+    epsilon = constant(f"{path}/epsilon", scaling.epsilon(operator.options["power"]))
+    variance = graph.add(f"{path}/variance_epsilon", variance, epsilon)
+    scale = graph.multiply(f"{path}/scale", by_group(gamma), graph.reciprocal_root(f"{path}/rsqrt", variance))
     y = graph.multiply(f"{path}/scaled", x, spread("scale", scale))
-    shift = graph.subtract(f"{path}/shift", by_group(beta), graph.multiply(f"{path}/mean_scale", mean, scale))
+    shift = graph.subtract(f"{path}/shift", by_group(beta), graph.multiply(f"{path}/mean_scale", scale, mean))
     return graph.add(f"{path}/shifted", y, spread("shift", shift))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from bitlite.tflite import calibration, mixed, quantizer
 from bitlite.tflite.graph import Graph, Rewrite, rewritten, to_file
-from bitlite.tflite.lowering import half_weights, packed_root
+from bitlite.tflite.lowering import flat_pool, half_weights, packed_root, sliced
 from bitlite.tflite.winograd import winograd
 from bitlite.workflow.params import Quantization, Uncalibrated
 
@@ -89,23 +89,32 @@ class Scheme:
         """Bits of a weight."""
         return int(re.search(r"\d+$", self.weights)[0])
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether LiteRT's GPU delegate can run its files: those whose activations are float between convolutions."""
+        return self.make is not _integers
+
     def rewrites(self, entry: Quantization) -> list[Rewrite]:
         """Those that the lowering is to make for this scheme, in order."""
         by_winograd = isinstance(entry, Uncalibrated) and entry.winograd
-        return [*([packed_root] if self.packs_root else []), *([winograd] if by_winograd else [])]
+        return [
+            *([packed_root] if self.packs_root else []),
+            *([winograd] if by_winograd else []),
+            *([sliced, flat_pool] if self.on_gpu else []),
+        ]
 
 
-# In dynamic and int4 activations become int8 as they come, with a scale for each image. The calibrator's int16x8 has no
-# SPACE_TO_DEPTH, which a packed root needs.
+# In dynamic and int4 activations become int8 as they come, with a scale for each image. LiteRT has no fast code for
+# int16x8, which accelerators run.
 # fmt: off
 SCHEMES = {
-    #                     make         weights    activations pixels     packs  tool                 needs
-    "float32":    Scheme(_float32,    "float32", "float32",  "float32", False, "the lowering",      "nothing"),
-    "float16":    Scheme(_float16,    "float16", "float32",  "float32", False, "the lowering",      "nothing"),
-    "dynamic":    Scheme(_dynamic,    "int8",    "int8",     "float32", True,  "litert-quantizer",  "nothing"),
-    "int8":       Scheme(_integers,   "int8",    "int8",     "uint8",   True,  "LiteRT's own",      "training images"),
-    "int8_mixed": Scheme(_int8_mixed, "int8",    "int8",     "float32", True,  "litert-quantizer",  "training images"),
-    "int16x8":    Scheme(_integers,   "int8",    "int16",    "float32", False, "LiteRT's own",      "training images"),
-    "int4":       Scheme(_int4,       "int4",    "int8",     "float32", True,  "litert-quantizer",  "nothing"),
+    #                    make         weights    activations pixels     packs  tool                needs
+    "float32":    Scheme(_float32,    "float32", "float32",  "float32", False, "the lowering",     "nothing"),
+    "float16":    Scheme(_float16,    "float16", "float32",  "float32", False, "the lowering",     "nothing"),
+    "dynamic":    Scheme(_dynamic,    "int8",    "int8",     "float32", True,  "litert-quantizer", "nothing"),
+    "int8":       Scheme(_integers,   "int8",    "int8",     "uint8",   True,  "LiteRT's own",     "training images"),
+    "int8_mixed": Scheme(_int8_mixed, "int8",    "int8",     "float32", True,  "litert-quantizer", "training images"),
+    "int16x8":    Scheme(_integers,   "int8",    "int16",    "float32", False, "LiteRT's own",     "training images"),
+    "int4":       Scheme(_int4,       "int4",    "int8",     "float32", True,  "litert-quantizer", "nothing"),
 }
 # fmt: on

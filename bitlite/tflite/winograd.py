@@ -31,7 +31,7 @@ def by_winograd(graph: Graph, operator: Operator) -> Tensor:
     x, kernel = operator.inputs
     _, height, width, _ = x.shape
     path, channels = operator.output.name, kernel.shape[3]
-    padded = graph.pad(f"{path}/pad", x, 1, 1)  # [1, H + 2, W + 2, C]
+    padded = graph.pad_image(f"{path}/pad", x, 1, 1)  # [1, H + 2, W + 2, C]
     sums = [
         each
         for number, rows in enumerate(_summed(graph, f"{path}/rows", *_rows(graph, f"{path}/rows", padded)))

@@ -1,0 +1,143 @@
+"""Where a file runs besides this CPU: what was found there in words, and what to ship where."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from bitlite.report.text import count, percent, series, size
+from bitlite.report.variants import Comparison, Variant
+from bitlite.workflow.metrics import Places
+
+# A file is right where at least this share of the images falls into the class that the CPU gives. It is not 1, since
+# integers are rounded in other ways elsewhere, which can move an image between two classes that are all but equal.
+RIGHT = 0.99
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of a file in a place, in words. fit: whether to ship it there; None if it was not checked."""
+
+    fit: bool | None
+    text: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.note})" if self.note else self.text
+
+
+UNCHECKED = Finding(None, "not checked")
+REFUSES = Finding(False, "refuses")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place other than this CPU, alone and as sentences name all of its kind. `find` reads what was found there."""
+
+    name: str
+    plural: str
+    meaning: str
+    find: Callable[[Places], Finding]
+
+
+def gpu(found: Places) -> Finding:
+    """Fit if LiteRT's delegate takes all operators and is right."""
+    if found.gpu_agreement == 0 and found.gpu_difference is None:
+        return REFUSES
+    if None in (found.gpu_agreement, found.gpu_whole, found.gpu_difference):
+        return UNCHECKED
+    part = "" if found.gpu_whole else "in part, "
+    fit = found.gpu_agreement >= RIGHT and found.gpu_whole
+    return Finding(fit, _same(found.gpu_agreement), f"{part}off by {100 * found.gpu_difference:.1g} %")
+
+
+def float16(found: Places) -> Finding:
+    """Fit if it is right and nothing exceeds float16, which some hardware also sums in."""
+    if None in (found.float16_agreement, found.float16_peak):
+        return UNCHECKED
+    fit = found.float16_agreement >= RIGHT and found.float16_peak <= 1
+    return Finding(fit, _same(found.float16_agreement), f"peak {percent(found.float16_peak)} of its range")
+
+
+def microcontroller(found: Places) -> Finding:
+    """Fit if TensorFlow Lite Micro is right."""
+    if found.tflm_agreement == 0 and found.tflm_arena_bytes is None:
+        return REFUSES
+    if None in (found.tflm_agreement, found.tflm_arena_bytes):
+        return UNCHECKED
+    return Finding(found.tflm_agreement >= RIGHT, _same(found.tflm_agreement), size(found.tflm_arena_bytes))
+
+
+def npu(found: Places) -> Finding:
+    """Fit if Vela leaves no operator to the CPU beside the NPU. It runs nothing, so answers are not compared."""
+    if found.npu_share is None:
+        return UNCHECKED
+    text = "whole" if found.npu_share == 1 else percent(found.npu_share) if found.npu_share else "none"
+    return Finding(found.npu_share == 1, text, f"{count(found.npu_cycles)} cycles" if found.npu_cycles else "")
+
+
+def _same(agreement: float) -> str:
+    return "right" if agreement == 1 else percent(agreement)
+
+
+PLACES = (
+    Place(
+        "GPU", "GPUs",
+        "LiteRT's GPU delegate; off by: the largest difference from the CPU's outputs, as a share of their largest",
+        gpu,
+    ),
+    Place(
+        "float16", "float16 arithmetic",
+        "a CPU made to compute in float16, for files that are not of integers throughout; peak: the largest value that "
+        "occurs, as a share of float16's largest",
+        float16,
+    ),
+    Place(
+        "Microcontroller", "microcontrollers", "TensorFlow Lite Micro, and the memory that activations take there",
+        microcontroller,
+    ),
+    Place(
+        "NPU", "NPUs",
+        "share of the operators that Vela puts on an Arm Ethos-U, and the cycles that it reckons for an image; answers "
+        "are not compared",
+        npu,
+    ),
+)  # fmt: skip
+
+
+def advice(comparison: Comparison) -> str:
+    """What to ship where, of the variants that are accurate enough; nothing is said of what was not checked.
+
+    The name of a quantization stands for its variants where all of them are alike.
+    """
+    alike: dict[tuple[bool | None, ...], list[Variant]] = {}
+    for variant in comparison.qualified:
+        alike.setdefault(tuple(place.find(variant).fit for place in PLACES), []).append(variant)
+    parts = [
+        f"{series(_names(group, comparison.variants))} for {series(['CPUs', *_places(group[0], fit=True)])}"
+        + _not_for(group[0], ", ")
+        for group in alike.values()
+    ]
+    unnamed = ["was not checked"] if any(None in fits for fits in alike) else []
+    unnamed += ["is not accurate enough"] if len(comparison.qualified) < len(comparison.variants) else []
+    rest = f" What this does not name {series(unnamed, 'or')}." if unnamed else ""
+    return f"What to ship where: {'; '.join(parts)}.{rest}"
+
+
+def caution(variant: Variant) -> str:
+    """The places that the variant is known not to be fit for, as one sentence; empty if there are none."""
+    wrong = _not_for(variant, f"{variant.name} is ")
+    return f"{wrong}." if wrong else ""
+
+
+def _not_for(variant: Variant, before: str) -> str:
+    wrong = _places(variant, fit=False)
+    return f"{before}not for {series(wrong, 'or')}" if wrong else ""
+
+
+def _places(variant: Variant, fit: bool) -> list[str]:
+    return [place.plural for place in PLACES if place.find(variant).fit is fit]
+
+
+def _names(group: list[Variant], variants: Iterable[Variant]) -> list[str]:
+    """The names of a group, that of a quantization once if the group has all of its `variants`."""
+    others = {variant.quantization for variant in variants if variant not in group}
+    return list(dict.fromkeys(v.name if v.quantization in others else v.quantization for v in group))
