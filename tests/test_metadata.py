@@ -13,15 +13,26 @@ from bitlite.tflite import conversion
 from bitlite.workflow.params import Integers, Uncalibrated
 
 LABELS = ("tulip", "daisy, white", "Löwenzahn")
-SCHEMES = (Uncalibrated(scheme="float32"), Integers(scheme="int8"), Uncalibrated(scheme="int4"))
+ENTRIES = (
+    Uncalibrated(scheme="float32"),
+    Integers(scheme="int8"),
+    Uncalibrated(scheme="int4"),
+    Uncalibrated(scheme="float32", softmax=True),
+    Integers(scheme="int8", softmax=True),
+)
 
 
-@pytest.fixture(scope="module", params=SCHEMES, ids=lambda entry: entry.scheme)
-def file(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=ENTRIES, ids=lambda entry: entry.scheme + "-softmax" * entry.softmax)
+def entry(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def file(entry, tmp_path_factory):
     bit = bit_of(filters=8, units=(1,), groups=4, labels=3)
     path = tmp_path_factory.mktemp("metadata") / "model.tflite"
     bit = bit.with_weights(bit.weights, labels=LABELS)
-    path.write_bytes(conversion.convert(bit, request.param, photos(8)))
+    path.write_bytes(conversion.convert(bit, entry, photos(8)))
     return path
 
 
@@ -58,7 +69,7 @@ def stored(path):
     return bytes(model.buffers[buffer].data)
 
 
-def test_metadata_says_what_goes_in_and_out(file):
+def test_metadata_says_what_goes_in_and_out(file, entry):
     data = stored(file)
     assert data[4:8] == b"M001"
     root = Read(data, int.from_bytes(data[:4], "little"))
@@ -78,9 +89,13 @@ def test_metadata_says_what_goes_in_and_out(file):
     assert (unit.inner(1).floats(0), unit.inner(1).floats(1)) == ([0.0], [1.0])
     assert (pixels.inner(5).floats(0), pixels.inner(5).floats(1)) == ([255.0], [0.0])
 
-    logits = graph.only(3)
-    assert logits.text(0) == "logits" and logits.inner(3).number(0, n.Uint8Flags) == 1  # FeatureProperties
-    labels = logits.only(6)
+    output = graph.only(3)
+    assert output.text(0) == ("probabilities" if entry.softmax else "logits")
+    assert output.inner(3).number(0, n.Uint8Flags) == 1  # FeatureProperties
+    if entry.softmax:
+        largest = 255 if entry.scheme == "int8" else 1
+        assert (output.inner(5).floats(0), output.inner(5).floats(1)) == ([largest], [0])
+    labels = output.only(6)
     assert labels.text(0) == "labels.txt" and labels.number(2, n.Int8Flags) == 2  # TENSOR_AXIS_LABELS
 
 
