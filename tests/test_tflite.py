@@ -48,6 +48,14 @@ def bit_of(filters=32, units=(1, 1), groups=8, root=3, pool=False, size=SIZE, la
     return bit.with_weights({name: lively(name, value) for name, value in bit.weights.items()})
 
 
+def confident(bit):
+    """`bit` with the logits of a trained model, which differ from image to image more than from class to class."""
+    logits = network.build(bit)(photos(48, bit.architecture.image_size).astype(np.float32)).numpy()
+    scale = 3 / logits.std(axis=0)
+    kernel, bias = bit.weights[f"{HEAD}/kernel"] * scale, (bit.weights[f"{HEAD}/bias"] - logits.mean(axis=0)) * scale
+    return bit.with_weights({**bit.weights, f"{HEAD}/kernel": kernel, f"{HEAD}/bias": bias})
+
+
 def photos(count, size=SIZE, seed=0):
     """Images that differ as photos do: a few random colours, blown up smoothly."""
     random = np.random.default_rng(seed)
@@ -129,17 +137,10 @@ def test_logits_follow_the_keras_model(scheme, bound, bit, files):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_softmax_gives_the_probabilities_of_the_logits(scheme, bit, tmp_path):
-    images = photos(48)
-    usual, spread = (
-        reduce(network.build(bit)(images.astype(np.float32)).numpy(), axis=0) for reduce in (np.mean, np.std)
-    )
-    # Logits as a trained model has them, which differ from image to image more than from class to class.
-    kernel, bias = f"{HEAD}/kernel", f"{HEAD}/bias"
-    head = {kernel: bit.weights[kernel] * 3 / spread, bias: (bit.weights[bias] - usual) * 3 / spread}
-    trained = bit.with_weights({**bit.weights, **head})
+    sure, images = confident(bit), photos(48)
     entry = SCHEMES[scheme].model_copy(update={"softmax": True})
-    (tmp_path / "logits").write_bytes(converted(scheme, trained))
-    (tmp_path / "softmax").write_bytes(conversion.convert(trained, entry, photos(16, seed=1)))
+    (tmp_path / "logits").write_bytes(converted(scheme, sure))
+    (tmp_path / "softmax").write_bytes(conversion.convert(sure, entry, photos(16, seed=1)))
     logits, found = (runtime.logits(tmp_path / name, images) for name in ("logits", "softmax"))
     expected = np.exp(logits - logits.max(axis=1, keepdims=True))
     expected /= expected.sum(axis=1, keepdims=True)
