@@ -26,7 +26,7 @@ from bitlite.report.places import PLACES, advice
 from bitlite.report.variants import Comparison, Variant, choice, summary, tradeoff_rows, wilson
 from bitlite.tflite import calibration, quantizer
 from bitlite.tflite.graph import to_file
-from bitlite.tflite.lowering import lower
+from bitlite.tflite.lowering import lower, probabilities
 from bitlite.workflow import metrics
 from bitlite.workflow.files import read_csv, write_csv
 from bitlite.workflow.metrics import ModelScores, PrunedScores
@@ -502,8 +502,8 @@ def bit():
 
 @pytest.fixture(scope="module")
 def tflite(bit, tmp_path_factory):
-    """Paths of the model in float32, in integers from uint8 to uint8, and in integers of an odd input scale."""
-    float32 = to_file(lower(bit))
+    """Paths of the model in float32, in integers from uint8 to uint8 and of an odd input scale, and with softmax."""
+    float32, softmax = to_file(lower(bit)), to_file(lower(bit, [probabilities]))
     images = np.random.default_rng(2).integers(256, size=(4, *IMAGE_SIZE, 3), dtype=np.uint8)
     ranges = calibration.ranges(float32, images)
     # The range of the pixels becomes the scale of the input.
@@ -513,6 +513,10 @@ def tflite(bit, tmp_path_factory):
         "float32": float32,
         "uint8": quantizer.integers(float32, ranges, activations="int8", pixels="uint8"),
         "int8": quantizer.integers(float32, odd, activations="int8", pixels="int8"),
+        "float32-softmax": softmax,
+        "uint8-softmax": quantizer.integers(
+            softmax, calibration.ranges(softmax, images), activations="int8", pixels="uint8"
+        ),
     }
     for name, content in contents.items():
         (directory / name).write_bytes(content)
@@ -530,7 +534,10 @@ def photo(tmp_path):
     return tmp_path / "photo.png"
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("float32", 0.001), ("uint8", 0.1), ("int8", 0.1)])
+FILES = [("float32", 0.001), ("uint8", 0.1), ("int8", 0.1), ("float32-softmax", 0.001), ("uint8-softmax", 0.1)]
+
+
+@pytest.mark.parametrize(("name", "tolerance"), FILES)
 def test_snippet_of_the_card_classifies_a_photo(name, tolerance, tflite, bit, photo, tmp_path):
     card = release.card(comparison(DENSE), ORIGIN, {}, tflite[name], 16)
     directory = tmp_path / "release"
@@ -567,6 +574,12 @@ def test_card_describes_the_file(tflite):
     assert "Apache License 2.0" in card
     plain = release.card(comparison(DENSE), ORIGIN, {}, tflite["float32"], 16)
     assert "| input | 1 × 16 × 24 × 3 | float32 | RGB pixels 0..255 |\n| output | 1 × 3 | float32 | logits in" in plain
+    assert "softmax turns the logits into probabilities" in plain
+    softmax = release.card(comparison(DENSE), ORIGIN, {}, tflite["uint8-softmax"], 16)
+    assert (
+        "| output | 1 × 3 | uint8 | probabilities in the order of `labels.txt`, quantized: scale 0.00390625," in softmax
+    )
+    assert "logits" not in softmax
 
 
 def test_card_tells_where_the_file_runs(tflite):

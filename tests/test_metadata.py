@@ -1,27 +1,46 @@
-"""TFLite metadata, read back field by field with flatbuffers' own table reader, and by MediaPipe where it is there."""
+"""TFLite metadata, read back field by field with flatbuffers' own table reader, and by MediaPipe."""
 
+import json
+import subprocess
+import sys
 import zipfile
+from functools import partial
+from pathlib import Path
 
 import flatbuffers
+import numpy as np
 import pytest
 from ai_edge_litert.tools import flatbuffer_utils
 from flatbuffers import number_types as n
-from test_tflite import bit_of, photos
+from needed import missing
+from test_tflite import bit_of, confident, photos
 
 from bitlite.litert import runtime
 from bitlite.tflite import conversion
 from bitlite.workflow.params import Integers, Uncalibrated
 
 LABELS = ("tulip", "daisy, white", "Löwenzahn")
-SCHEMES = (Uncalibrated(scheme="float32"), Integers(scheme="int8"), Uncalibrated(scheme="int4"))
+MEDIAPIPE = "1.2.3"
+ENTRIES = (
+    Uncalibrated(scheme="float32"),
+    Integers(scheme="int8"),
+    Uncalibrated(scheme="int4"),
+    Uncalibrated(scheme="float32", softmax=True),
+    Integers(scheme="int8", softmax=True),
+)
 
 
-@pytest.fixture(scope="module", params=SCHEMES, ids=lambda entry: entry.scheme)
-def file(request, tmp_path_factory):
-    bit = bit_of(filters=8, units=(1,), groups=4, labels=3)
+@pytest.fixture(scope="module", params=ENTRIES, ids=lambda entry: entry.scheme + "-softmax" * entry.softmax)
+def entry(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def file(entry, tmp_path_factory):
+    bit = confident(bit_of(filters=8, units=(1,), groups=4, labels=3))
     path = tmp_path_factory.mktemp("metadata") / "model.tflite"
     bit = bit.with_weights(bit.weights, labels=LABELS)
-    path.write_bytes(conversion.convert(bit, request.param, photos(8)))
+    path.write_bytes(conversion.convert(bit, entry, photos(8)))
     return path
 
 
@@ -58,7 +77,7 @@ def stored(path):
     return bytes(model.buffers[buffer].data)
 
 
-def test_metadata_says_what_goes_in_and_out(file):
+def test_metadata_says_what_goes_in_and_out(file, entry):
     data = stored(file)
     assert data[4:8] == b"M001"
     root = Read(data, int.from_bytes(data[:4], "little"))
@@ -78,9 +97,13 @@ def test_metadata_says_what_goes_in_and_out(file):
     assert (unit.inner(1).floats(0), unit.inner(1).floats(1)) == ([0.0], [1.0])
     assert (pixels.inner(5).floats(0), pixels.inner(5).floats(1)) == ([255.0], [0.0])
 
-    logits = graph.only(3)
-    assert logits.text(0) == "logits" and logits.inner(3).number(0, n.Uint8Flags) == 1  # FeatureProperties
-    labels = logits.only(6)
+    output = graph.only(3)
+    assert output.text(0) == ("probabilities" if entry.softmax else "logits")
+    assert output.inner(3).number(0, n.Uint8Flags) == 1  # FeatureProperties
+    if entry.softmax:
+        largest = 255 if entry.scheme == "int8" else 1
+        assert (output.inner(5).floats(0), output.inner(5).floats(1)) == ([largest], [0])
+    labels = output.only(6)
     assert labels.text(0) == "labels.txt" and labels.number(2, n.Int8Flags) == 2  # TENSOR_AXIS_LABELS
 
 
@@ -93,16 +116,27 @@ def test_any_zip_tool_reads_the_labels(file):
         assert file.read_bytes()[entry.header_offset :].startswith(b"PK\3\4")
 
 
-def test_mediapipe_runs_the_file(file):
-    mediapipe = pytest.importorskip(
-        "mediapipe", reason="a development tool that is not required: pip install mediapipe"
-    )
-    from mediapipe.tasks.python import BaseOptions, vision
+def test_mediapipe_runs_the_file_and_knows_a_threshold(file, entry, tmp_path):
+    images = photos(8, seed=3)
+    np.save(tmp_path / "images.npy", images)
+    everything, above = mediapipe_scores(file, tmp_path / "images.npy")
+    expected = runtime.logits(file, images)
+    for scores, row in zip(everything, expected.tolist(), strict=True):
+        assert scores == pytest.approx(dict(zip(LABELS, row, strict=True)), abs=1e-3 * float(np.abs(expected).max()))
+    assert above == [{name: score for name, score in scores.items() if score >= 0.5} for scores in everything]
+    most = max(map(len, above))
+    # Of probabilities one at most is above a half; of logits any number.
+    assert most == 1 if entry.softmax else most > 1
 
-    (image,) = photos(1)
-    options = vision.ImageClassifierOptions(base_options=BaseOptions(model_asset_path=str(file)))
-    with vision.ImageClassifier.create_from_options(options) as classifier:
-        result = classifier.classify(mediapipe.Image(mediapipe.ImageFormat.SRGB, image))
-    scores = {category.category_name: category.score for category in result.classifications[0].categories}
-    logits = runtime.Classifier(file).logits(image[None])[0].tolist()
-    assert scores == pytest.approx(dict(zip(LABELS, logits, strict=True)), abs=1e-3 * max(map(abs, logits)))
+
+def mediapipe_scores(file, images):
+    """See mediapipe_scores.py. uv keeps the environment in its cache."""
+    command = [sys.executable, "-m", "uv", "run", "--quiet", "--no-project", "--isolated", "--python", sys.executable]
+    script = Path(__file__).with_name("mediapipe_scores.py")
+    run = partial(subprocess.run, capture_output=True, text=True)
+    with_mediapipe = [*command, "--with", f"mediapipe=={MEDIAPIPE}", "python"]
+    if (made := run([*with_mediapipe, "-c", ""])).returncode:
+        missing(f"uv has no environment with MediaPipe: {made.stderr.strip()}")
+    done = run([*with_mediapipe, script, file, images])
+    assert not done.returncode, done.stderr
+    return json.loads(done.stdout)

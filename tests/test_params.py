@@ -235,10 +235,11 @@ def test_methods_that_make_no_sense(committed, capsys, entry, told):
 @pytest.mark.parametrize(
     "entry",
     [
-        {"scheme": "float16", "winograd": True},
+        {"scheme": "float16", "winograd": True, "softmax": True},
         {"scheme": "int4"},
+        {"scheme": "int8", "softmax": True},
         {"scheme": "int16x8", "calibration_images": 8, "calibration_seed": 3, "calibration_balanced": False},
-        {"scheme": "int8_mixed"},
+        {"scheme": "int8_mixed", "softmax": True},
         {"scheme": "int8_mixed", "keep_float": ["resnet/block1/*"]},
         {"scheme": "int8_mixed", "keep_float": "auto", "max_accuracy_drop": 0.0},
     ],
@@ -246,7 +247,8 @@ def test_methods_that_make_no_sense(committed, capsys, entry, told):
 def test_each_scheme_is_an_entry(committed, entry):
     committed["quantization"]["mine"] = entry
     write(committed)
-    assert params.load().quantization["mine"].scheme == entry["scheme"]
+    found = params.load().quantization["mine"]
+    assert (found.scheme, found.softmax) == (entry["scheme"], entry.get("softmax", False))
 
 
 @pytest.mark.parametrize("entry", [{"keep_float": "some"}, {"keep_float": [1]}, {"max_accuracy_drop": 1.5}])

@@ -12,9 +12,11 @@ from ai_edge_litert.tools import flatbuffer_utils
 from PIL import Image
 
 from bitlite.bit import network
+from bitlite.bit.names import HEAD
 from bitlite.bit.shapes import Shape
 from bitlite.bit.weights import untrained
 from bitlite.litert import runtime
+from bitlite.litert.signature import signature
 from bitlite.tflite import calibration, conversion, flatbuffer, quantizer, schemes
 from bitlite.tflite.graph import to_file
 from bitlite.tflite.lowering import lower
@@ -44,6 +46,14 @@ def bit_of(filters=32, units=(1, 1), groups=8, root=3, pool=False, size=SIZE, la
         return value.astype(np.float32)
 
     return bit.with_weights({name: lively(name, value) for name, value in bit.weights.items()})
+
+
+def confident(bit):
+    """`bit` with the logits of a trained model, which differ from image to image more than from class to class."""
+    logits = network.build(bit)(photos(48, bit.architecture.image_size).astype(np.float32)).numpy()
+    scale = 3 / logits.std(axis=0)
+    kernel, bias = bit.weights[f"{HEAD}/kernel"] * scale, (bit.weights[f"{HEAD}/bias"] - logits.mean(axis=0)) * scale
+    return bit.with_weights({**bit.weights, f"{HEAD}/kernel": kernel, f"{HEAD}/bias": bias})
 
 
 def photos(count, size=SIZE, seed=0):
@@ -123,6 +133,24 @@ def test_logits_follow_the_keras_model(scheme, bound, bit, files):
     error = runtime.Classifier(files[scheme]).logits(images) - expected
     # Against what the images change, not against what all logits have in common.
     assert np.sqrt(np.mean(error**2)) < bound * expected.std(axis=0).mean()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_softmax_gives_the_probabilities_of_the_logits(scheme, bit, tmp_path):
+    sure, images = confident(bit), photos(48)
+    entry = SCHEMES[scheme].model_copy(update={"softmax": True})
+    (tmp_path / "logits").write_bytes(converted(scheme, sure))
+    (tmp_path / "softmax").write_bytes(conversion.convert(sure, entry, photos(16, seed=1)))
+    logits, found = (runtime.logits(tmp_path / name, images) for name in ("logits", "softmax"))
+    expected = np.exp(logits - logits.max(axis=1, keepdims=True))
+    expected /= expected.sum(axis=1, keepdims=True)
+    assert expected.min() < 1 / 512 and expected.max() > 0.9 and np.ptp(expected, axis=0).max() > 0.3
+    # uint8 has steps of 1/256, and the softmax of int8 is rounded before its sum is.
+    assert found == pytest.approx(expected, abs={"int8": 1.5 / 256, "int16x8": 1e-3}.get(scheme, 1e-5))
+    pixels, output = signature(tmp_path / "softmax")
+    assert (output.name, output.dtype) == ("probabilities", pixels.dtype)
+    assert (output.scale, output.zero_point) == ((1 / 256, 0) if scheme == "int8" else (0, 0))
+    assert signature(tmp_path / "logits")[1].name == "logits"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,10 @@ class Classifier:
         return tuple(int(side) for side in self.input["shape"][1:3])
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
-        """Logits float32 [images, classes] of images uint8 [images, height, width, 3] in 0..255."""
+        """Logits float32 [images, classes] of images uint8 [images, height, width, 3] in 0..255.
+
+        Of a file with a softmax they are probabilities.
+        """
         return np.stack([self._run(image[None]) for image in tqdm(pixels, "classify", leave=False, disable=None)])
 
     def _run(self, image: np.ndarray) -> np.ndarray:

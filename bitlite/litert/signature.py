@@ -11,6 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 class Tensor:
     """An input or output of a .tflite file. A quantized one means (value - zero_point) * scale; else scale is 0."""
 
+    name: str
     shape: tuple[int, ...]
     dtype: str
     scale: float
@@ -25,6 +26,11 @@ def signature(path: Path) -> tuple[Tensor, Tensor]:
     """The input and the output of a .tflite file of one input and one output."""
     interpreter = Interpreter(str(path))
     return tuple(
-        Tensor(tuple(int(side) for side in details["shape"]), details["dtype"].__name__, *details["quantization"])
+        Tensor(
+            details["name"],
+            tuple(int(side) for side in details["shape"]),
+            details["dtype"].__name__,
+            *details["quantization"],
+        )
         for details in (*interpreter.get_input_details(), *interpreter.get_output_details())
     )

@@ -34,7 +34,7 @@ def card(comparison: Comparison, origin: Origin, recipe: Mapping, model: Path, i
     recipe: the part of params.yaml that made the selected variant. model: its .tflite file. images: number of test
     images.
     """
-    pixels, logits = signature(model)
+    pixels, output = signature(model)
     return template("model_card.md.j2").render(
         variant=comparison.selected,
         origin=origin,
@@ -43,7 +43,7 @@ def card(comparison: Comparison, origin: Origin, recipe: Mapping, model: Path, i
         right=RIGHT,
         caution=caution(comparison.selected),
         pixels=pixels,
-        logits=logits,
+        output=output,
         recipe=yaml.safe_dump(dict(recipe), sort_keys=False).strip(),
         images=images,
         interval=wilson(comparison.selected.accuracy, images),

@@ -24,7 +24,7 @@ def convert(
     """The .tflite file of `bit` for batches of one image, with TFLite metadata and the names of its classes.
 
     Takes RGB pixels [1, height, width, 3] in 0..255 of the scheme's type, and gives logits [1, classes] of the same
-    type. Equal input gives equal bytes.
+    type, or with `softmax` probabilities. Equal input gives equal bytes.
 
     images: uint8 [images, height, width, 3] to calibrate with, for the schemes that do. validation: images like these
     and their labels, for keep_float: auto. frozen_norms: takes the statistics of norms for constants, for benchmarks.
@@ -37,5 +37,5 @@ def convert(
     float32 = to_file(graph)
     ranges = calibration.ranges(float32, images) if isinstance(entry, Calibrated) else None
     content = scheme.make(Source(scheme, entry, graph, float32, bit.paths, ranges, validation))
-    notes = metadata.metadata(bit.architecture, entry.scheme)
+    notes = metadata.metadata(bit.architecture, entry, scheme.pixels)
     return metadata.with_labels(compact(content, notes), bit.architecture.labels)

@@ -25,6 +25,7 @@ OPTIONS = {
     "PAD": schema.PadOptionsT,
     "RESHAPE": schema.ReshapeOptionsT,
     "SLICE": schema.SliceOptionsT,
+    "SOFTMAX": schema.SoftmaxOptionsT,
     "SUB": schema.SubOptionsT,
 }
 SAME, VALID = schema.Padding.SAME, schema.Padding.VALID
@@ -124,6 +125,9 @@ class Graph:
         size = [(length - side) // stride + 1 for length in (height, width)]
         options = {"padding": VALID, "strideH": stride, "strideW": stride, "filterHeight": side, "filterWidth": side}
         return self.operator("MAX_POOL_2D", name, [x], [1, *size, channels], **options)
+
+    def softmax(self, name: str, x: Tensor) -> Tensor:
+        return self.operator("SOFTMAX", name, [x], x.shape, beta=1.0)
 
     def slice(self, name: str, x: Tensor, begin: Sequence[int], size: Sequence[int]) -> Tensor:
         return self.operator("SLICE", name, [x, integers(f"{name}/begin", begin), integers(f"{name}/size", size)], size)

@@ -17,6 +17,7 @@ from bitlite.tflite.graph import RELU, SAME, VALID, Graph, Operator, Rewrite, Te
 
 # Begins the names of all tensors but the input and the output. A layer's tensors follow its path in BiT's names.
 MODEL = "bit"
+LOGITS, PROBABILITIES = "logits", "probabilities"
 WEIGHTS = ("/kernel", "/gamma", "/beta")
 
 
@@ -72,7 +73,7 @@ def steps(bit: Bit) -> Graph:
         y = conv(norm_relu(y, unit.norm("c")), unit.conv("c"))
         x = graph.add(f"{MODEL}/{unit.path}/add/sum", x, y)
     x = graph.mean(f"{MODEL}/resnet/features/mean", norm_relu(x, FINAL_NORM), [1, 2])
-    graph.reshape("logits", conv(x, HEAD), (1, len(architecture.labels)))
+    graph.reshape(LOGITS, conv(x, HEAD), (1, len(architecture.labels)))
     return graph
 
 
@@ -151,6 +152,14 @@ def flat_pool(graph: Graph, operator: Operator) -> Tensor | None:
     padded = graph.pad(f"{path}/pad", rows, [(0, 0), (1, 1), (channels, channels)])
     image = graph.reshape(f"{path}/image", padded, (1, height + 2, width + 2, channels))
     return graph.max_pool(f"{path}/max", image, 3, 2)
+
+
+def probabilities(graph: Graph, operator: Operator) -> Tensor | None:
+    """Probabilities [1, classes] in the place of the logits."""
+    if operator.output.name != LOGITS:
+        return None
+    graph.operators.append(operator)
+    return graph.softmax(PROBABILITIES, operator.output)
 
 
 def frozen_norm(graph: Graph, operator: Operator) -> Tensor | None:

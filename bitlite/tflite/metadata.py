@@ -12,6 +12,8 @@ import flatbuffers
 import numpy as np
 
 from bitlite.bit.weights import Architecture
+from bitlite.tflite.lowering import LOGITS, PROBABILITIES
+from bitlite.workflow.params import Quantization
 
 IDENTIFIER = b"M001"
 LABELS = "labels.txt"
@@ -47,10 +49,10 @@ class Table:
         self.fields = {FIELDS[kind].index(name): value for name, value in fields.items()}
 
 
-def metadata(architecture: Architecture, scheme: str) -> bytes:
-    """The flatbuffer for a file of this scheme: RGB pixels in 0..255 in, the normalisation being BiT's own; logits out.
+def metadata(architecture: Architecture, entry: Quantization, type: str) -> bytes:
+    """The flatbuffer for a file of `entry`: RGB pixels in 0..255 in, the normalisation being BiT's own; scores out.
 
-    Equal input gives equal bytes.
+    type: of both, float32 or uint8. Equal input gives equal bytes.
     """
     height, width = architecture.image_size
     pixels = Table(
@@ -75,10 +77,19 @@ def metadata(architecture: Architecture, scheme: str) -> bytes:
         ],
         stats=Table("Stats", max=[255.0], min=[0.0]),
     )
-    logits = Table(
+    said = (
+        {
+            "name": PROBABILITIES,
+            "description": "Probabilities of the classes.",
+            # MediaPipe's ClassificationTensorMd has those of the values as they are stored.
+            "stats": Table("Stats", max=[255.0 if type == "uint8" else 1.0], min=[0.0]),
+        }
+        if entry.softmax
+        else {"name": LOGITS, "description": "Logits of the classes; a softmax makes probabilities of them."}
+    )
+    scores = Table(
         "TensorMetadata",
-        name="logits",
-        description="Logits of the classes; a softmax makes probabilities of them.",
+        **said,
         content=Table(
             "Content",
             content_properties_type=FEATURE_PROPERTIES,
@@ -92,8 +103,8 @@ def metadata(architecture: Architecture, scheme: str) -> bytes:
     root = Table(
         "ModelMetadata",
         name=architecture.name,
-        description=f"BiT image classifier of {len(architecture.labels)} classes, quantized as {scheme}.",
-        subgraph_metadata=[Table("SubGraphMetadata", input_tensor_metadata=[pixels], output_tensor_metadata=[logits])],
+        description=f"BiT image classifier of {len(architecture.labels)} classes, quantized as {entry.scheme}.",
+        subgraph_metadata=[Table("SubGraphMetadata", input_tensor_metadata=[pixels], output_tensor_metadata=[scores])],
         min_parser_version="1.0.0",
     )
     builder.Finish(_write(builder, root), IDENTIFIER)

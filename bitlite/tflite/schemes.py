@@ -12,7 +12,7 @@ import numpy as np
 
 from bitlite.tflite import calibration, mixed, quantizer
 from bitlite.tflite.graph import Graph, Rewrite, rewritten, to_file
-from bitlite.tflite.lowering import flat_pool, half_weights, packed_root, sliced
+from bitlite.tflite.lowering import flat_pool, half_weights, packed_root, probabilities, sliced
 from bitlite.tflite.winograd import winograd
 from bitlite.workflow.params import Quantization, Uncalibrated
 
@@ -71,7 +71,7 @@ def _int8_mixed(source: Source) -> bytes:
 class Scheme:
     """A way to make a file.
 
-    weights, activations: their types in convolutions. pixels: type of the image that goes in; logits come out alike.
+    weights, activations: their types in convolutions. pixels: type of the image that goes in and of what comes out.
     packs_root: whether XNNPACK is faster with the pixels of a large root packed, as it is where weights are integers.
     tool: what quantizes. needs: the data that it quantizes by.
     """
@@ -97,11 +97,14 @@ class Scheme:
     def rewrites(self, entry: Quantization) -> list[Rewrite]:
         """Those that the lowering is to make for this scheme, in order."""
         by_winograd = isinstance(entry, Uncalibrated) and entry.winograd
-        return [
-            *([packed_root] if self.packs_root else []),
-            *([winograd] if by_winograd else []),
-            *([sliced, flat_pool] if self.on_gpu else []),
-        ]
+        chosen = {
+            packed_root: self.packs_root,
+            winograd: by_winograd,
+            sliced: self.on_gpu,
+            flat_pool: self.on_gpu,
+            probabilities: entry.softmax,
+        }
+        return [rewrite for rewrite, wanted in chosen.items() if wanted]
 
 
 # In dynamic and int4 activations become int8 as they come, with a scale for each image. LiteRT has no fast code for

@@ -171,7 +171,13 @@ class Combine(Section):
         return self
 
 
-class Uncalibrated(Section):
+class Output(Section):
+    """What every file can be asked for: logits, or with `softmax` probabilities."""
+
+    softmax: bool = False
+
+
+class Uncalibrated(Output):
     """A scheme that needs no training images: activations are float32, or quantized as they come."""
 
     scheme: Literal["float32", "float16", "dynamic", "int4"]
@@ -184,7 +190,7 @@ class Uncalibrated(Section):
         return self
 
 
-class Calibrated(Section):
+class Calibrated(Output):
     """A scheme that learns the ranges of activations from training images."""
 
     calibration_images: Positive = 256

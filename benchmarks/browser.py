@@ -1,0 +1,181 @@
+"""What LiteRT.js makes of .tflite files in a browser, against LiteRT here.
+
+    python -m benchmarks.browser models/tflite/*.tflite
+
+Runs classify.js of docs/browser.md in headless Chromium on IMAGES test images: on the CPU by WASM, and by WebGPU on
+SwiftShader, a GPU in software, whose answers count and not its time. Needs chromium and npm (apt-get install); npm
+fetches LiteRT.js once.
+"""
+
+import functools
+import json
+import os
+import queue
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bitlite.images import dataset
+from bitlite.litert import runtime
+from bitlite.litert.signature import signature
+from bitlite.workflow.command import run
+from bitlite.workflow.errors import InputError, one_line
+
+IMAGES = 20
+ACCELERATORS = ("wasm", "webgpu")
+DOCUMENT = Path("docs/browser.md")
+# What npm fetches, and where to.
+PACKAGES, FOLDER = ("@litertjs/core@2.5.3",), Path(".browser")
+CHROMIUM = (
+    "chromium", "--headless", "--no-sandbox", "--no-first-run", "--disable-quic", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan", "--use-vulkan=swiftshader",
+)  # fmt: skip
+# Seconds until a page must have answered.
+PATIENCE = 120
+TASK = """
+import { classifier } from "./classify.js";
+
+const { accelerator, images } = await (await fetch("task.json")).json();
+const classify = await classifier("model.tflite", { accelerator });
+const scores = [], milliseconds = [];
+for (let number = 0; number < images; number++) {
+  const image = await createImageBitmap(await (await fetch(`${number}.png`)).blob());
+  const start = performance.now();
+  scores.push([...(await classify(image))]);
+  milliseconds.push(performance.now() - start);
+}
+answer({ scores, milliseconds });
+"""
+# `answer` sends the value that a page comes to, as JSON; what goes wrong is sent in its place.
+ANSWER = """
+<script>
+  const answer = (value) => fetch("answer", { method: "POST", body: JSON.stringify(value) });
+  const wrong = (error) => answer({ error: `${error}` });
+  addEventListener("error", (event) => wrong(event.message));
+  addEventListener("unhandledrejection", (event) => wrong(event.reason));
+</script>
+"""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a file gives in the browser: scores float32 [images, classes], and milliseconds [images]."""
+
+    scores: np.ndarray
+    milliseconds: np.ndarray
+
+
+def answers(path: Path, images: np.ndarray, accelerator: str) -> Answers:
+    """Of the file at `path` on `images` uint8 [images, height, width, 3], of its own size, by one of ACCELERATORS.
+
+    Raises InputError with what LiteRT.js or Chromium says if there are none, or with what is to be installed.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        site = Path(scratch)
+        shutil.copyfile(path, site / "model.tflite")
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(site / f"{number}.png")
+        (site / "task.json").write_text(json.dumps({"accelerator": accelerator, "images": len(images)}))
+        (importmap,) = re.findall(r'<script type="importmap">.*?</script>', documented("html"), re.DOTALL)
+        found = visit(site, f'{importmap}<script type="module">{TASK}</script>')
+    if "error" in found:
+        raise InputError(f"LiteRT.js has no answer for {path} by {accelerator}: {one_line(found['error'])}")
+    scores, (_, output) = np.array(found["scores"], np.float32), signature(path)
+    if output.scale:
+        scores = (scores - output.zero_point) * np.float32(output.scale)
+    return Answers(scores, np.array(found["milliseconds"]))
+
+
+def documented(language: str) -> str:
+    """The code that docs/browser.md has in `language`."""
+    (code,) = re.findall(rf"^```{language}\n(.*?)^```", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
+    return code
+
+
+def visit(site: Path, page: str) -> Mapping:
+    """What `page`, HTML, hands to its function `answer`, in Chromium, beside the files of the folder `site`.
+
+    The documented classify.js and LiteRT.js are there too.
+    """
+    (site / "node_modules").symlink_to(installed().resolve())
+    (site / "classify.js").write_text(documented("js"))
+    (site / "index.html").write_text(f"<!doctype html>{ANSWER}{page}")
+    with served(site) as (address, posted), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        browser = subprocess.Popen(
+            [*CHROMIUM, f"--user-data-dir={profile}", address], stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            return posted.get(timeout=PATIENCE)
+        except queue.Empty:
+            return {"error": f"nothing after {PATIENCE} s"}
+        finally:
+            os.killpg(browser.pid, signal.SIGKILL)
+            browser.wait()
+
+
+def installed() -> Path:
+    """The folder of npm's packages, with LiteRT.js. Raises InputError that says what is to be installed."""
+    for program in (CHROMIUM[0], "npm"):
+        if not shutil.which(program):
+            raise InputError(f"{program} is missing: apt-get install {program}")
+    packages = FOLDER / "node_modules"
+    if not packages.exists():
+        command = ["npm", "install", "--no-audit", "--no-fund", "--no-save", "--prefix", FOLDER, *PACKAGES]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise InputError(f"npm could not fetch {', '.join(PACKAGES)}: {one_line(done.stderr)}")
+    return packages
+
+
+@contextmanager
+def served(site: Path) -> Iterator[tuple[str, queue.Queue]]:
+    """The address of a server of the files in `site`, and the queue of all JSON that is posted there."""
+    posted = queue.Queue()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_POST(self):
+            posted.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=site)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/", posted
+        server.shutdown()
+
+
+def main(*files: str) -> None:
+    print(f"{'':32}{'':8}agreement  difference     ms")
+    for path in map(Path, files):
+        images, _ = dataset.read("test", runtime.Classifier(path).image_size)
+        expected = runtime.logits(path, images[:IMAGES])
+        for accelerator in ACCELERATORS:
+            try:
+                found = answers(path, images[:IMAGES], accelerator)
+            except InputError as error:
+                print(error, file=sys.stderr)
+                continue
+            agreement = np.mean(found.scores.argmax(axis=1) == expected.argmax(axis=1))
+            difference = np.abs(found.scores - expected).max() / np.abs(expected).max()
+            took = np.median(found.milliseconds)
+            print(f"{path.stem:32}{accelerator:8}{agreement:9.2f}{difference:12.6f}{took:7.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    run(main)
