@@ -6,6 +6,7 @@ from collections import Counter
 import flatbuffers
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
@@ -241,6 +242,22 @@ def test_float16_files_say_that_old_runtimes_can_not_make_their_weights_float32(
     model = flatbuffer_utils.read_model(str(files["float16"]))
     (code,) = [each for each in model.operatorCodes if each.builtinCode == schema.BuiltinOperator.DEQUANTIZE]
     assert code.version == 3
+
+
+def test_only_float16_files_allow_sums_in_float16_as_tensorflow_says_it(files):
+    pixels = tf.keras.Input((8, 8, 3))
+    converter = tf.lite.TFLiteConverter.from_keras_model(tf.keras.Model(pixels, tf.keras.layers.Conv2D(4, 3)(pixels)))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_types = [tf.float16]
+    converter.target_spec._experimental_supported_accumulation_type = tf.float16
+    name = "reduced_precision_support"
+    expected = metadata_of(schema.ModelT.InitFromPackedBuf(converter.convert()))[name].rstrip(b"\0")
+    said = {scheme: metadata_of(flatbuffer_utils.read_model(str(path))).get(name) for scheme, path in files.items()}
+    assert said == {scheme: expected if scheme == "float16" else None for scheme in SCHEMES}
+
+
+def metadata_of(model):
+    return {each.name.decode(): bytes(model.buffers[each.buffer].data) for each in model.metadata}
 
 
 def test_sizes(files):

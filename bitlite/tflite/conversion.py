@@ -37,5 +37,5 @@ def convert(
     float32 = to_file(graph)
     ranges = calibration.ranges(float32, images) if isinstance(entry, Calibrated) else None
     content = scheme.make(Source(scheme, entry, graph, float32, bit.paths, ranges, validation))
-    notes = metadata.metadata(bit.architecture, entry, scheme.pixels)
+    notes = {metadata.NAME: metadata.metadata(bit.architecture, entry, scheme.pixels)} | scheme.notes
     return metadata.with_labels(compact(content, notes), bit.architecture.labels)

@@ -8,12 +8,9 @@ from ai_edge_litert import schema_py_generated as schema
 
 from bitlite.tflite.versions import declare
 
-# The name of TFLite metadata among the metadata of a file.
-METADATA = "TFLITE_METADATA"
 
-
-def compact(content: bytes, notes: bytes | None = None) -> bytes:
-    """The same .tflite file with equal vectors written once, no scale of 0, no ranges, and `notes` for metadata.
+def compact(content: bytes, notes: Mapping[str, bytes] | None = None) -> bytes:
+    """The same .tflite file with equal vectors written once, no scale of 0, no ranges, and `notes` as metadata by name.
 
     Constants that lie behind the flatbuffer, where litert-quantizer puts those of large files, are taken into it. An
     int8 file has a zero point of 64 bits, always 0, for each channel of each kernel and bias: of a small model that
@@ -24,9 +21,9 @@ def compact(content: bytes, notes: bytes | None = None) -> bytes:
         if buffer.offset > 1:
             buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
             buffer.offset = buffer.size = 0
-    if notes is not None:
-        model.metadata = [*(model.metadata or []), schema.MetadataT(name=METADATA, buffer=len(model.buffers))]
-        model.buffers.append(schema.BufferT(data=np.frombuffer(notes, np.uint8)))
+    for name, note in (notes or {}).items():
+        model.metadata = [*(model.metadata or []), schema.MetadataT(name=name, buffer=len(model.buffers))]
+        model.buffers.append(schema.BufferT(data=np.frombuffer(note, np.uint8)))
     for tensor in model.subgraphs[0].tensors:
         if not (quantization := tensor.quantization):
             continue

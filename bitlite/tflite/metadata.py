@@ -15,6 +15,8 @@ from bitlite.bit.weights import Architecture
 from bitlite.tflite.lowering import LOGITS, PROBABILITIES
 from bitlite.workflow.params import Quantization
 
+# Its name among a file's metadata.
+NAME = "TFLITE_METADATA"
 IDENTIFIER = b"M001"
 LABELS = "labels.txt"
 # The fields of the schema's tables in its order, which numbers them, up to the last one used. A union takes two.

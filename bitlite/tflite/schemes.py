@@ -90,6 +90,11 @@ class Scheme:
         return int(re.search(r"\d+$", self.weights)[0])
 
     @property
+    def notes(self) -> dict[str, bytes]:
+        """Metadata by name: a float16 file allows ARMv8.2 CPUs to compute in float16, sums too (XNNPACK's README)."""
+        return {"reduced_precision_support": b"fp16accfp16"} if self.weights == "float16" else {}
+
+    @property
     def on_gpu(self) -> bool:
         """Whether LiteRT's GPU delegate can run its files: those whose activations are float between convolutions."""
         return self.make is not _integers
