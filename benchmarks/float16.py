@@ -1,4 +1,4 @@
-"""A lowered BiT computed in float16 by NumPy: each result and each sum is rounded, as where a device rounds them all."""
+"""A lowered BiT computed in float16 by NumPy: each result and each sum is rounded."""
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
