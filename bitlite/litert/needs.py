@@ -6,7 +6,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 # Names the metadata of a file that is a release of TensorFlow: the oldest whose runtime has all that the file needs.
 OLDEST_RUNTIME = "min_runtime_version"
-# The LiteRT that came with a TensorFlow, where it is not the first: 1.0 is of the time of TensorFlow 2.17.
+# The LiteRT that came with a TensorFlow, where it is not the first: 1.0 is of the time of TensorFlow 2.18.
 LITERT = {"2.19.0": "1.1.0"}
 
 

@@ -1,12 +1,13 @@
 """What a .tflite file says that it needs: versions of its operators, and the oldest runtime. No TensorFlow.
 
 A runtime refuses a file with an operator of a later version than it knows. Where the version is too low it computes
-what it can: with int4 kernels TensorFlow Lite 2.12 to 2.18 and LiteRT 1.0 answer NaN or what is wrong by many times
-the largest logit, or crash. What quantizes leaves versions as they were, or too low.
+what it can: by int4 kernels TensorFlow Lite 2.12 to 2.18 and LiteRT 1.0 answer NaN or 30 times the largest logit, or
+crash. The quantizers leave versions too low, as TensorFlow's converter does for int16x8.
 
 The rules are TensorFlow's, as far as our files need them (op_version.cc and runtime_version.cc in
-tensorflow/compiler/mlir/lite/tools/versioning), but for int4: there TensorFlow gives an operator with float activations
-version 1, and no version of CONV_2D is known to the runtimes that are right and to no other. LITMUS is.
+tensorflow/compiler/mlir/lite/tools/versioning of TensorFlow 2.21), but for int4. A convolution of floats by int4 has
+version 1 there, and no other would do: 8, the last, is known to runtimes that are wrong, and from 7 on LiteRT's GPU
+delegate leaves it to the CPU. So it has the version of a convolution by int8, and LITMUS keeps wrong runtimes away.
 `python -m benchmarks.runtimes` tries the files on old runtimes.
 """
 
@@ -24,7 +25,7 @@ VERSIONS = {
     "CONV_2D": {
         "float32 by float32": (1, "1.5.0"),
         "float32 by int8": (5, "2.4.0"),
-        INT4: (7, "2.11.0"),
+        INT4: (5, "2.4.0"),
         "int8 by int8": (3, "1.14.0"),
         "int16 by int8": (8, "2.15.0"),
     },
@@ -41,8 +42,8 @@ VERSIONS = {
     "SPACE_TO_DEPTH": {"float32": (1, "1.5.0"), "int8": (2, "1.14.0")},
     "SUB": {"float32": (1, "1.6.0"), "int8": (2, "1.14.0"), "int16": (5, "2.4.0")},
 }
-# An operator that no graph here has, in a version that came with right convolutions by int4 kernels. A file lists its
-# operators before it uses them, and a runtime refuses the list.
+# An operator that no graph here has, in the version that came with right convolutions by int4 kernels: a file of int4
+# lists it, and a runtime that knows it not refuses the list, used or not.
 LITMUS = {"DYNAMIC_UPDATE_SLICE": (3, "2.19.0")}
 
 
