@@ -1,4 +1,5 @@
 # make repro   set up .venv and run the whole workflow
+# make where   install the tools of requirements-where.txt too, and try all files on GPU, microcontroller and NPU anew
 # make test    set up .venv and run the tests
 # Python 3.11 or 3.12: PYTHON=python3.12 make repro
 
@@ -7,9 +8,16 @@ BIN := .venv/bin
 # dvc.yaml calls `python`: the stages are to run in this environment.
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: repro test lint requirements
+PIN := $(BIN)/uv pip compile --universal --python-version 3.11 --no-header
+
+.PHONY: repro where test lint requirements
 
 repro: .venv/installed
+	$(RUN) dvc repro
+
+# By itself DVC would not notice the tools.
+where: .venv/where
+	$(RUN) dvc repro --force --single-item evaluate
 	$(RUN) dvc repro
 
 test: .venv/installed
@@ -28,6 +36,11 @@ lint: .venv/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@
 
+.venv/where: .venv/installed requirements-where.txt
+	$(BIN)/python -m pip install --quiet --requirement requirements-where.txt
+	touch $@
+
 # Pins every package, for all platforms at once.
 requirements: .venv/installed
-	$(BIN)/uv pip compile --universal --python-version 3.11 --no-header --output-file requirements.txt requirements.in
+	$(PIN) --output-file requirements.txt requirements.in
+	$(PIN) --constraint requirements.txt --output-file requirements-where.txt requirements-where.in

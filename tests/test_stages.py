@@ -43,6 +43,7 @@ quantization:
   float16: {scheme: float16}
   dynamic: {scheme: dynamic}
   int8: {scheme: int8, calibration_images: 12}
+where: {images: 2}
 benchmark: {threads: 2, warmup_runs: 1, runs: 20}
 """
 LABELS = ("red", "green", "blue", "yellow", "violet", "cyan")
@@ -146,7 +147,8 @@ def test_outputs(workspace):
     for log in ("finetune", "prune/magnitude", "prune/channels"):
         expected |= {f"plots/{log}/metrics.json", *(f"plots/{log}/plots/metrics/{curve}.tsv" for curve in CURVES)}
     for variant in VARIANTS:
-        expected |= {f"metrics/evaluate/{variant}.json", f"plots/evaluate/{variant}/predictions.csv"}
+        expected |= {f"metrics/{stage}/{variant}.json" for stage in ("evaluate", "where")}
+        expected |= {f"plots/evaluate/{variant}/predictions.csv"}
         expected |= {f"plots/convert/{variant}/layers.csv"}
     expected |= {"metrics/benchmark/dense-float32.json", "plots/benchmark/dense-float32/layers.csv"}
     # No scratch files are left, hidden ones included.

@@ -24,6 +24,7 @@ PARAMS = {
     "finetune": {"steps": 2, "batch_size": 8, "image_size": 16, "resize": 16},
     "pruning": {"dense": {"method": "none"}, "channels": {"method": "channels", "keep": 0.5, "steps": 0}},
     "quantization": {"float32": {"scheme": "float32"}, "small": {"scheme": "dynamic"}},
+    "where": {"images": 2},
     "benchmark": {"threads": 1, "warmup_runs": 1, "runs": 5},
     "compare": {"baseline": "dense-float32", "max_accuracy_drop": 1.0, "objective": "size"},
 }
@@ -33,7 +34,10 @@ DVC = (
     "Running stage '|> python -m |Stage '|(Generating|Updating) lock file|To track the changes|\tgit add |"
     "To enable auto staging|\tdvc config |Use `dvc push`"
 )
-OURS = r"params\.yaml asks for 4 variants: |images: 30 images, 0 copies of others|[> ] (variant|dense-|channels-)"
+OURS = (
+    r"params\.yaml asks for 4 variants: |images: 30 images, 0 copies of others|[> ] (variant|dense-|channels-)|"
+    r"[a-z0-9 ]+ not checked: |(dense|channels)-\w+ is not for "
+)
 
 
 class Repro(NamedTuple):
@@ -180,10 +184,18 @@ def test_a_second_run_does_nothing(clone):
     assert "up to date" in clone.run("dvc", "status")
 
 
+def test_a_comment_in_params_runs_their_check_alone(clone):
+    path = clone.directory / "params.yaml"
+    path.write_text(f"# A comment.\n{path.read_text()}")
+    assert clone.repro().ran == {"params"}
+    clone.write_params(PARAMS)
+    assert clone.repro().ran == set()
+
+
 def test_an_entry_runs_its_own_stages_only_and_shows_as_long_as_it_is_there(clone):
     added = {**PARAMS, "quantization": {**PARAMS["quantization"], "half": {"scheme": "float16"}}}
     own = {"dense-half", "channels-half"}
-    metrics = {f"metrics/{kind}/{variant}.json" for kind in ("evaluate", "benchmark") for variant in own}
+    metrics = {f"metrics/{kind}/{variant}.json" for kind in ("evaluate", "where", "benchmark") for variant in own}
     plots = {f"plots/{kind}/{variant}/layers.csv" for kind in ("convert", "benchmark") for variant in own}
     before = clone.outputs()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.hardware_accelerator import HardwareAccelerator
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_litert.options import CpuOptions, Options
 from ai_edge_litert.tools import flatbuffer_utils
 
@@ -41,7 +41,12 @@ def peak(path: Path, images: np.ndarray) -> dict:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the memory that keeping all tensors takes
-        interpreter = Interpreter(str(path), experimental_preserve_all_tensors=True)
+        # A delegate does not write what it leaves out, such as float16 weights made float32.
+        interpreter = Interpreter(
+            str(path),
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            experimental_preserve_all_tensors=True,
+        )
     interpreter.allocate_tensors()
     (taken,) = interpreter.get_input_details()
     for image in images:
