@@ -24,7 +24,7 @@ VERSIONS = {
     "CONV_2D": {
         "float32 by float32": (1, "1.5.0"),
         "float32 by int8": (5, "2.4.0"),
-        INT4: (7, "2.11.0"),
+        INT4: (6, "2.9.0"),  # 7 stands for int4, but LiteRT's GPU delegate knows no later version than this
         "int8 by int8": (3, "1.14.0"),
         "int16 by int8": (8, "2.15.0"),
     },
