@@ -70,17 +70,21 @@ def test_right_answers_do_not_make_up_for_values_beyond_float16():
     assert found("float16", float16_peak=2.8) == (False, "right (peak 280.0 % of its range)")
 
 
+def test_files_of_integers_have_nothing_to_compute_in_float16():
+    assert found("float16", float16_agreement=None, float16_peak=0.0) == (None, "all integers")
+
+
 # Sentences
 
 
 def test_advice_is_by_quantization_where_all_its_variants_are_alike():
     kinds = {"float32": FIT | NO_NPU, "float16": FIT | NO_NPU | NO_BOARD, "dynamic": FIT | NO_NPU | NO_BOARD}
-    kinds["int8"] = FIT | NO_GPU | {"float16_agreement": None, "float16_peak": None}
+    kinds["int8"] = FIT | NO_GPU | {"float16_agreement": None, "float16_peak": 0.0}
     made = [variant(f"{pruning}-{name}", **found) for pruning in ("dense", "channels") for name, found in kinds.items()]
     assert advice(comparison(*made)) == (
         "What to ship where: float32 for CPUs, GPUs, float16 arithmetic and microcontrollers, not for NPUs; "
         "float16 and dynamic for CPUs, GPUs and float16 arithmetic, not for microcontrollers or NPUs; "
-        "int8 for CPUs, microcontrollers and NPUs, not for GPUs. What this does not name was not checked."
+        "int8 for CPUs, microcontrollers and NPUs, not for GPUs."
     )
 
 

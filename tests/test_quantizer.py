@@ -9,7 +9,7 @@ from test_tflite import bit_of, photos
 
 from bitlite.bit import network
 from bitlite.bit.names import HEAD, ROOT
-from bitlite.tflite import calibration, conversion, convolutions, mixed, quantizer
+from bitlite.tflite import calibration, conversion, convolutions, mixed, quantizer, scaling
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.params import Integers, Mixed, Uncalibrated
 
@@ -38,11 +38,17 @@ def made(bit, **keys):
     return conversion.convert(bit, Mixed(scheme="int8_mixed", **keys), photos(16, seed=1))
 
 
+def powers(bit):
+    """By what the outputs of each convolution have grown, the head's among them."""
+    grown = scaling.powers(bit)
+    return {path: grown.get(path, 1.0) for path in bit.paths}
+
+
 def float_kernels(content, bit):
     """Paths of the convolutions whose kernels stand in a file as float32, found by the kernels' own values."""
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     held = {bytes(buffer.data) for buffer in model.buffers if buffer.data is not None}
-    kernels = {name.removesuffix("/kernel"): np.moveaxis(kernel, 3, 0) for name, kernel in bit.kernels.items()}
+    kernels = {path: np.moveaxis(bit.weights[f"{path}/kernel"] * power, 3, 0) for path, power in powers(bit).items()}
     return {path for path, kernel in kernels.items() if np.ascontiguousarray(kernel).tobytes() in held}
 
 
@@ -123,7 +129,10 @@ def test_values_are_those_of_the_keras_layers(bit, float32, paths):
     images = photos(3)
     keras = network.build(bit)
     outputs = network.tf.keras.Model(keras.input, [keras.get_layer(path).output for path in paths])
-    expected = [output.numpy() for output in outputs(images.astype(np.float32))]
+    expected = [
+        output.numpy() * power
+        for output, power in zip(outputs(images.astype(np.float32)), powers(bit).values(), strict=True)
+    ]
     found = convolutions.find(float32, paths)
     for index, value in enumerate(convolutions.values(float32, images)):
         for path, right in zip(paths, expected, strict=True):
@@ -140,7 +149,7 @@ def test_ranges_are_those_of_the_keras_layers(bit, paths, float32):
     extremes = calibration.ranges(float32, images)
     for path, layer in convolutions.find(float32, paths).items():
         for end, tensor in enumerate((layer.input, layer.output)):
-            right = expected[2 * paths.index(path) + end]
+            right = expected[2 * paths.index(path) + end] * (powers(bit)[path] if end else 1)
             found = [extremes[tensor.name][key].item() for key in ("min", "max")]
             assert found == pytest.approx([right.min(), right.max()], rel=1e-4, abs=1e-4)
 

@@ -14,7 +14,7 @@ RIGHT = 0.99
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of a file in a place, in words. fit: whether to ship it there; None if it was not checked."""
+    """What was found of a file in a place, in words. fit: whether to ship it there; None if nothing says so."""
 
     fit: bool | None
     text: str
@@ -26,6 +26,7 @@ class Finding:
 
 UNCHECKED = Finding(None, "not checked")
 REFUSES = Finding(False, "refuses")
+INTEGERS = Finding(None, "all integers")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def gpu(found: Places) -> Finding:
 
 def float16(found: Places) -> Finding:
     """Fit if it is right and nothing exceeds float16, which some hardware also sums in."""
+    if found.float16_peak == 0:
+        return INTEGERS
     if None in (found.float16_agreement, found.float16_peak):
         return UNCHECKED
     fit = found.float16_agreement >= RIGHT and found.float16_peak <= 1
@@ -86,8 +89,7 @@ PLACES = (
     ),
     Place(
         "float16", "float16 arithmetic",
-        "a CPU made to compute in float16, for files that are not of integers throughout; peak: the largest value that "
-        "occurs, as a share of float16's largest",
+        "a CPU made to compute in float16; peak: the largest value or sum that occurs, as a share of float16's largest",
         float16,
     ),
     Place(
@@ -116,7 +118,8 @@ def advice(comparison: Comparison) -> str:
         + _not_for(group[0], ", ")
         for group in alike.values()
     ]
-    unnamed = ["was not checked"] if any(None in fits for fits in alike) else []
+    found = [place.find(variant) for variant in comparison.qualified for place in PLACES]
+    unnamed = ["was not checked"] if UNCHECKED in found else []
     unnamed += ["is not accurate enough"] if len(comparison.qualified) < len(comparison.variants) else []
     rest = f" What this does not name {series(unnamed, 'or')}." if unnamed else ""
     return f"What to ship where: {'; '.join(parts)}.{rest}"

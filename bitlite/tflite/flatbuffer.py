@@ -6,6 +6,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from bitlite.litert.needs import OLDEST_RUNTIME
 from bitlite.tflite.versions import declare
 
 
@@ -21,9 +22,7 @@ def compact(content: bytes, notes: Mapping[str, bytes] | None = None) -> bytes:
         if buffer.offset > 1:
             buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
             buffer.offset = buffer.size = 0
-    for name, note in (notes or {}).items():
-        model.metadata = [*(model.metadata or []), schema.MetadataT(name=name, buffer=len(model.buffers))]
-        model.buffers.append(schema.BufferT(data=np.frombuffer(note, np.uint8)))
+    _note(model, notes or {})
     for tensor in model.subgraphs[0].tensors:
         if not (quantization := tensor.quantization):
             continue
@@ -48,9 +47,21 @@ def with_ranges(content: bytes, ranges: Mapping[str, Mapping[str, np.ndarray]]) 
 
 def packed(model: schema.ModelT, builder: flatbuffers.Builder) -> bytes:
     """The file of a model, which says what it needs, written by `builder`."""
-    declare(model)
+    # As TensorFlow's converter writes it: 16 bytes, zeros behind the release.
+    _note(model, {OLDEST_RUNTIME: declare(model).encode().ljust(16, b"\0")})
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(memoryview(builder.Bytes)[builder.Head() :])
+
+
+def _note(model: schema.ModelT, notes: Mapping[str, bytes]) -> None:
+    """Set metadata by name; those of other names stay."""
+    held = {each.name if isinstance(each.name, str) else each.name.decode(): each for each in model.metadata or []}
+    for name, note in notes.items():
+        if name not in held:
+            held[name] = schema.MetadataT(name=name, buffer=len(model.buffers))
+            model.buffers.append(schema.BufferT())
+        model.buffers[held[name].buffer].data = np.frombuffer(note, np.uint8)
+    model.metadata = list(held.values())
 
 
 class _SharingBuilder(flatbuffers.Builder):

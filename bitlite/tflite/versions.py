@@ -11,11 +11,8 @@ delegate leaves it to the CPU. So it has the version of a convolution by int8, a
 `python -m benchmarks.runtimes` tries the files on old runtimes.
 """
 
-import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
-
-from bitlite.litert.needs import OLDEST_RUNTIME
 
 INT4 = "float32 by int4"
 # For each operator and the types that decide, its version and the TensorFlow that brought it.
@@ -47,8 +44,8 @@ VERSIONS = {
 LITMUS = {"DYNAMIC_UPDATE_SLICE": (3, "2.19.0")}
 
 
-def declare(model: schema.ModelT) -> None:
-    """Have a model of one graph say what it needs: in its list of operators, and in its metadata.
+def declare(model: schema.ModelT) -> str:
+    """Have a model of one graph say what its operators need. Gives the oldest runtime, as its metadata are to name it.
 
     Each operator stands in the list once, in the latest version that one in the graph needs, as TensorFlow's converter
     has it. Raises ValueError for an operator, or types of one, without a rule here.
@@ -71,7 +68,7 @@ def declare(model: schema.ModelT) -> None:
         model.operatorCodes.append(
             schema.OperatorCodeT(builtinCode=number, deprecatedBuiltinCode=min(number, 127), version=version)
         )
-    _set_oldest_runtime(model, max((release for _, release in needs.values()), key=_numbers))
+    return max((release for _, release in needs.values()), key=_numbers)
 
 
 def _types(name: str, graph: schema.SubGraphT, operator: schema.OperatorT) -> str:
@@ -93,16 +90,3 @@ def _types(name: str, graph: schema.SubGraphT, operator: schema.OperatorT) -> st
 
 def _numbers(release: str) -> list[int]:
     return [int(number) for number in release.split(".")]
-
-
-def _set_oldest_runtime(model: schema.ModelT, release: str) -> None:
-    """Write the metadata as TensorFlow's converter does: 16 bytes, zeros behind the release."""
-    model.metadata = model.metadata or []
-    for each in model.metadata:
-        if each.name == OLDEST_RUNTIME.encode():
-            break
-    else:
-        each = schema.MetadataT(name=OLDEST_RUNTIME, buffer=len(model.buffers))
-        model.metadata.append(each)
-        model.buffers.append(schema.BufferT())
-    model.buffers[each.buffer].data = np.frombuffer(release.encode().ljust(16, b"\0"), np.uint8)

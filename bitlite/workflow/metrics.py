@@ -69,8 +69,8 @@ class Places:
     gpu_agreement: of LiteRT's GPU delegate. gpu_whole: whether it takes all of the file's operators.
     gpu_difference: the largest difference of an output from the CPU's, over the CPU's largest; None too if there was
     no output.
-    float16_agreement: of the CPU made to compute in float16; float16_peak: the largest activation, square or sum over
-    pixels on these images, over 65,504, float16's largest. Both None too for files of integers throughout.
+    float16_agreement: of the CPU made to compute in float16; None too for files of integers throughout. float16_peak:
+    the largest activation, square or sum over pixels on these images, over 65,504, float16's largest; 0 for those.
     tflm_agreement: of TensorFlow Lite Micro. tflm_arena_bytes: memory for its activations; None too if it refuses.
     npu_share: share of the operators, 0..1, that Vela puts on the Ethos-U of params.yaml. npu_cycles: what an image
     takes there by Vela's reckoning; None too if nothing is there.
