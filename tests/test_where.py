@@ -30,7 +30,7 @@ MODELS = {
     "bit-tiny": {"units": (1, 1), "groups": 16, "size": (32, 32)},
     "r50": {"units": (1, 1), "groups": 16, "root": 7, "pool": True, "size": (64, 64)},
 }
-# Of outputs on GPU, where weights are integers: the CPU rounds activations to int8, the GPU does not. Those of int8_mixed
+# Where weights are integers the CPU rounds activations to int8 too, and the GPU not in the same way; those of int8_mixed
 # have one scale for all images, and so coarser steps.
 DIFFERENCES = {"dynamic": 0.01, "int4": 0.01, "int8_mixed": 0.03}
 
