@@ -15,8 +15,9 @@ PIN := $(BIN)/uv pip compile --universal --python-version 3.11 --no-header
 repro: .venv/installed
 	$(RUN) dvc repro
 
-# By itself DVC would not notice the tools.
+# By itself DVC would not notice that there are tools which there were not.
 where: .venv/where
+	$(RUN) dvc repro convert
 	$(RUN) dvc repro --force --single-item evaluate
 	$(RUN) dvc repro
 
