@@ -12,7 +12,7 @@ import numpy as np
 
 from bitlite.tflite import calibration, mixed, quantizer
 from bitlite.tflite.graph import Graph, Rewrite, rewritten, to_file
-from bitlite.tflite.lowering import flat_pool, half_weights, packed_root, probabilities, sliced
+from bitlite.tflite.lowering import flat_pool, half_weights, integer_norm, packed_root, probabilities, sliced
 from bitlite.tflite.winograd import winograd
 from bitlite.workflow.params import Quantization, Uncalibrated
 
