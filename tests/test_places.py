@@ -25,7 +25,7 @@ def found(place: str, **changes):
 
 
 def test_what_fits():
-    assert found("GPU") == (True, "right (off by 0.001 %)")
+    assert found("GPU") == (True, "right (off by less than 0.1 %)")
     assert found("float16") == (True, "right (peak 25.0 % of its range)")
     assert found("Microcontroller") == (True, "right (207 kB)")
     assert found("NPU") == (True, "whole (4.60 M cycles)")
@@ -61,7 +61,7 @@ def test_a_place_may_refuse_a_file():
 
 
 def test_a_part_is_not_enough():
-    assert found("GPU", gpu_whole=False) == (False, "right (in part, off by 0.001 %)")
+    assert found("GPU", gpu_whole=False) == (False, "right (in part, off by less than 0.1 %)")
     assert found("NPU", npu_share=0.97) == (False, "97.0 % (4.60 M cycles)")
     assert found("NPU", **NO_NPU) == (False, "none")
 

@@ -47,7 +47,7 @@ def gpu(found: Places) -> Finding:
         return UNCHECKED
     part = "" if found.gpu_whole else "in part, "
     fit = found.gpu_agreement >= RIGHT and found.gpu_whole
-    return Finding(fit, _same(found.gpu_agreement), f"{part}off by {100 * found.gpu_difference:.1g} %")
+    return Finding(fit, _same(found.gpu_agreement), f"{part}off by {_difference(found.gpu_difference)}")
 
 
 def float16(found: Places) -> Finding:
@@ -75,6 +75,10 @@ def npu(found: Places) -> Finding:
         return UNCHECKED
     text = "whole" if found.npu_share == 1 else percent(found.npu_share) if found.npu_share else "none"
     return Finding(found.npu_share == 1, text, f"{count(found.npu_cycles)} cycles" if found.npu_cycles else "")
+
+
+def _difference(share: float) -> str:
+    return percent(share) if share >= 0.001 else "less than 0.1 %"
 
 
 def _same(agreement: float) -> str:
