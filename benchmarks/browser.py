@@ -94,10 +94,11 @@ class Answers:
     milliseconds: np.ndarray
 
 
-def answers(path: Path, images: np.ndarray, accelerator: str, runtime: str = "LiteRT.js") -> Answers:
-    """Of the file at `path` on `images` uint8 [images, height, width, 3], of its own size, by one of RUNTIMES.
+def answers(path: Path, images: np.ndarray, accelerator: str, by: str = "LiteRT.js") -> Answers:
+    """Of the file at `path` on `images` uint8 [images, height, width, 3], of its own size.
 
-    Raises InputError with what the runtime or Chromium says if there are none, or with what is to be installed.
+    by, accelerator: of RUNTIMES. Raises InputError with what the runtime or Chromium says if there are none, or with
+    what is to be installed.
     """
     with tempfile.TemporaryDirectory() as scratch:
         site = Path(scratch)
@@ -105,15 +106,15 @@ def answers(path: Path, images: np.ndarray, accelerator: str, runtime: str = "Li
         for number, image in enumerate(images):
             Image.fromarray(image).save(site / f"{number}.png")
         (site / "mediapipe.js").write_text(MEDIAPIPE)
-        script = {"LiteRT.js": "./classify.js", "MediaPipe": "./mediapipe.js"}[runtime]
+        script = {"LiteRT.js": "./classify.js", "MediaPipe": "./mediapipe.js"}[by]
         task = {"script": script, "accelerator": accelerator, "images": len(images)}
         (site / "task.json").write_text(json.dumps(task))
         (importmap,) = re.findall(r'<script type="importmap">.*?</script>', documented("html"), re.DOTALL)
         found = visit(site, f'{importmap}<script type="module">{TASK}</script>')
     if "error" in found:
-        raise InputError(f"{runtime} has no answer for {path} by {accelerator}: {one_line(found['error'])}")
+        raise InputError(f"{by} has no answer for {path} by {accelerator}: {one_line(found['error'])}")
     scores, (_, output) = np.array(found["scores"], np.float32), signature(path)
-    if runtime == "LiteRT.js":
+    if by == "LiteRT.js":
         scores = output.real(scores)
     return Answers(scores, np.array(found["milliseconds"]))
 
@@ -184,16 +185,16 @@ def main(*files: str) -> None:
     for path in map(Path, files):
         images, _ = dataset.read("test", runtime.Classifier(path).image_size)
         expected = runtime.logits(path, images[:IMAGES])
-        for name, accelerator in [(name, each) for name, accelerators in RUNTIMES.items() for each in accelerators]:
+        for by, accelerator in [(by, each) for by, accelerators in RUNTIMES.items() for each in accelerators]:
             try:
-                found = answers(path, images[:IMAGES], accelerator, name)
+                found = answers(path, images[:IMAGES], accelerator, by)
             except InputError as error:
                 print(error, file=sys.stderr)
                 continue
             agreement = np.mean(found.scores.argmax(axis=1) == expected.argmax(axis=1))
             difference = np.abs(found.scores - expected).max() / np.abs(expected).max()
             took = np.median(found.milliseconds)
-            print(f"{path.stem:32}{name:10}{accelerator:8}{agreement:9.2f}{difference:12.6f}{took:7.1f}", flush=True)
+            print(f"{path.stem:32}{by:10}{accelerator:8}{agreement:9.2f}{difference:12.6f}{took:7.1f}", flush=True)
 
 
 if __name__ == "__main__":
