@@ -3,6 +3,7 @@
 What a place answers is held against what the CPU gives, and against what is known of small graphs by hand.
 """
 
+import signal
 import subprocess
 import sys
 
@@ -150,12 +151,25 @@ def test_float16_agrees_within_its_range_and_not_beyond(tmp_path):
     assert float16.peak(*beyond[:2])["float16_peak"] > 1
 
 
-def test_a_cpu_that_does_not_compute_in_float16_is_no_pass(tmp_path, monkeypatch):
-    path, images, expected = pixels_to_means(tmp_path / "model", channels=4)
-    for arrays in ({"outputs": expected}, None):
-        monkeypatch.setattr(float16, "ask", lambda *_, arrays=arrays: answers.Answer(arrays, ""))
-        with pytest.raises(Unavailable):
-            float16.check(path, images, expected)
+@pytest.mark.parametrize("entry", ["float32", "dynamic", "int4", "int8_mixed"])
+def test_a_cpu_that_does_not_compute_in_float16_is_no_pass(entry, file, monkeypatch):
+    def without(module, path, images):
+        with monkeypatch.context() as patch:
+            patch.setattr(float16, "FORCE_FLOAT16", 0)
+            return answers.Answer(float16.run(path, images), "")
+
+    monkeypatch.setattr(float16, "ask", without)
+    with pytest.raises(Unavailable):
+        float16.check(*asked(file(entry)))
+
+
+def test_a_process_that_is_killed_from_elsewhere_is_no_refusal(file, monkeypatch):
+    def killed(*_, **__):
+        return subprocess.CompletedProcess([], -signal.SIGKILL, "", "out of memory")
+
+    monkeypatch.setattr(answers.subprocess, "run", killed)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        answers.ask("bitlite.where.micro", *asked(file("int8"))[:2])
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int16x8"])
@@ -203,9 +217,14 @@ def test_share_counts_the_operators_of_the_file(file):
     assert found["npu_share"] == pytest.approx(len(convolutions(model)) / len(model.subgraphs[0].operators), abs=0.01)
 
 
-def test_vela_that_fails_on_a_file_puts_nothing_on_the_npu(tmp_path):
+def test_vela_dies_of_int4_and_that_puts_nothing_on_the_npu(file):
+    assert tried(npu.check, file("int4"), Npu()) == {"npu_share": 0.0, "npu_cycles": None}
+
+
+def test_vela_that_fails_is_no_refusal(tmp_path):
     (tmp_path / "model").write_bytes(b"no model")
-    assert tried(npu.check, tmp_path / "model", Npu()) == {"npu_share": 0.0, "npu_cycles": None}
+    with pytest.raises(RuntimeError, match="Vela failed on .*model:\n.*"):
+        tried(npu.check, tmp_path / "model", Npu())
 
 
 # All together
@@ -238,7 +257,8 @@ def test_what_is_missing_is_null_and_told_once(file, monkeypatch, capsys):
 
 def test_no_images_check_nothing(file, capsys):
     found = vars(places.check(*asked(file("float32")), Where(images=0)))
-    assert {key for key, value in found.items() if value is not None} == {"oldest_runtime"}
+    assert {key for key, value in found.items() if value is not None} == {"images_tried", "oldest_runtime"}
+    assert found["images_tried"] == 0
     assert capsys.readouterr() == ("", "")
 
 

@@ -38,7 +38,7 @@ def check(path: Path, pixels: Pixels | np.ndarray, expected: np.ndarray, where: 
         "tflm": partial(micro.check, path, images, expected),
         "npu": partial(npu.check, path, where.npu),
     }
-    found, unchecked = {}, {}
+    found, unchecked = {"images_tried": count, "oldest_runtime": oldest_runtime(path)}, {}
     with ThreadPoolExecutor(len(checks)) as threads:
         started = {name: threads.submit(each) for name, each in checks.items() if count}
         for name, each in started.items():
@@ -48,7 +48,7 @@ def check(path: Path, pixels: Pixels | np.ndarray, expected: np.ndarray, where: 
                 unchecked.setdefault(str(remedy), []).append(name)
     for remedy, names in unchecked.items():
         print(f"{' and '.join(names)} not checked: {remedy}", file=sys.stderr)
-    return Places(**{field.name: None for field in fields(Places)} | found | {"oldest_runtime": oldest_runtime(path)})
+    return Places(**{field.name: None for field in fields(Places)} | found)
 
 
 def multiply_adds(path: Path) -> int:
