@@ -57,7 +57,7 @@ def checked(content, tmp_path):
 
 
 RIGHT = {
-    "leading 1": grouped(1),
+    "leading ones": grouped(1, 1),
     "sliced int8": strided(8, lowering.sliced),
     "sliced int4": strided(4, lowering.sliced),
     "flat pool": pooled(lowering.flat_pool),
