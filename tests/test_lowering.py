@@ -94,8 +94,8 @@ def test_in_float16_the_network_stays_itself(monkeypatch):
 
 
 def test_powers_of_two_by_hand():
-    # Standardised kernels of n weights have a gain of sqrt(n). In the first unit a, b and c have 32, 9 * 32 and 32, in the
-    # second 128, 9 * 64 and 64, and its projection 128.
+    # Standardised kernels of n weights have a gain of sqrt(n). In the first unit a, b and c have 32, 9 * 32 and 32, in
+    # the second 128, 9 * 64 and 64, and its projection 128.
     powers = scaling.powers(bit_of(PUBLISHED).folded())
     first, second = bit_of(PUBLISHED).units[:2]
     assert {part: powers[first.conv(part)] for part in "ab"} == {"a": 2**-3, "b": 2**-4}
