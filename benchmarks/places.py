@@ -3,7 +3,7 @@
     python -m benchmarks.places tiny     the pruned models of this checkout, 100 test images
     python -m benchmarks.places r50x1    R50x1 at 224 px with random weights and a random head, 4 images of noise
 
-int16x8 is left out: a CPU takes minutes for it.
+int16x8 is left out: a CPU takes minutes for it. The rest takes some 10 minutes, most of it software in a GPU's place.
 
 gpu exact   for dynamic and int4, GPU against the same file with its weights made float32, on the CPU. The CPU quantizes
             activations of these files, the GPU does not: this is the delegate's own error.

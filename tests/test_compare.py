@@ -452,7 +452,7 @@ def test_report_tells_where_each_runs_and_shows_no_null_as_a_pass():
     rows = [[cell.strip() for cell in row] for row in page.rows]
     unchecked = ["not checked"] * len(PLACES)
     assert ["dense-float32", "reference", *unchecked, "TensorFlow Lite 2.5.0"] in rows
-    found = ["refuses", "not checked", "50.0 % 7 B", "whole 4.60 M cycles"]
+    found = ["refuses", "not checked", "50.0 % 7 B", "whole 4.60 M cycles on ethos-u55-256"]
     assert ["dense-int8", "reference", *found, "TensorFlow Lite 2.5.0"] in rows
     cells = [attributes.get("class") for tag, attributes in page.tags if tag == "td"]
     shown = [cell for cell in cells if cell in ("fit", "unfit", "unchecked")]

@@ -257,7 +257,7 @@ def test_what_is_missing_is_null_and_told_once(file, monkeypatch, capsys):
 
 def test_no_images_check_nothing(file, capsys):
     found = vars(places.check(*asked(file("float32")), Where(images=0)))
-    assert {key for key, value in found.items() if value is not None} == {"images_tried", "oldest_runtime"}
+    assert {key for key, value in found.items() if value is not None} == {"images_tried", "npu", "oldest_runtime"}
     assert found["images_tried"] == 0
     assert capsys.readouterr() == ("", "")
 

@@ -50,7 +50,7 @@ def gpu(found: Places) -> Finding:
         return UNCHECKED
     part = "" if found.gpu_whole else "in part, "
     fit = found.gpu_whole and found.gpu_agreement >= FIT and found.gpu_difference <= MOST_OFF
-    return Finding(fit, _same(found.gpu_agreement), f"{part}off by {_difference(found.gpu_difference)}")
+    return Finding(fit, _same(found.gpu_agreement), f"{part}off by {_part(found.gpu_difference)}")
 
 
 def float16(found: Places) -> Finding:
@@ -60,7 +60,7 @@ def float16(found: Places) -> Finding:
     if None in (found.float16_agreement, found.float16_peak):
         return UNCHECKED
     fit = found.float16_agreement >= FIT and found.float16_peak <= 1
-    return Finding(fit, _same(found.float16_agreement), f"peak {percent(found.float16_peak)} of its range")
+    return Finding(fit, _same(found.float16_agreement), f"peak {_part(found.float16_peak)} of its range")
 
 
 def microcontroller(found: Places) -> Finding:
@@ -77,11 +77,13 @@ def npu(found: Places) -> Finding:
     if found.npu_share is None:
         return UNCHECKED
     text = "whole" if found.npu_share == 1 else percent(found.npu_share) if found.npu_share else "none"
-    return Finding(found.npu_share == 1, text, f"{count(found.npu_cycles)} cycles" if found.npu_cycles else "")
+    # Cycles of a part would look like those of a faster file.
+    whole = found.npu_share == 1
+    return Finding(whole, text, f"{count(found.npu_cycles)} cycles on {found.npu}" if whole else "")
 
 
-def _difference(share: float) -> str:
-    return percent(share) if share >= 0.001 else "less than 0.1 %"
+def _part(share: float) -> str:
+    return "less than 0.1 %" if share < 0.001 else percent(share) if share <= 10 else "more than 1000 %"
 
 
 def _same(agreement: float) -> str:
@@ -91,7 +93,8 @@ def _same(agreement: float) -> str:
 PLACES = (
     Place(
         "GPU", "GPUs",
-        "LiteRT's GPU delegate; off by: the largest difference from the CPU's outputs, as a share of their largest",
+        "LiteRT's GPU delegate in float32, on a GPU or on Vulkan in software; off by: the largest difference from the "
+        f"CPU's outputs, as a share of their largest, of which {MOST_OFF:.0%} are too much",
         gpu,
     ),
     Place(

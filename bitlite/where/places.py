@@ -29,7 +29,7 @@ def check(path: Path, pixels: Pixels | np.ndarray, expected: np.ndarray, where: 
     expected: what it gives for `pixels` on this CPU, float32 [images, classes]. Prints on standard error what was not
     checked, and what would let it. Equal input on equal machines gives equal records.
     """
-    count = min(where.images, max(1, MULTIPLY_ADDS // multiply_adds(path)))
+    count = min(len(pixels), where.images, max(1, MULTIPLY_ADDS // multiply_adds(path)))
     images, expected = pixels[:count], expected[:count]
     checks = {
         "gpu": partial(gpu.check, path, images, expected),
@@ -38,7 +38,8 @@ def check(path: Path, pixels: Pixels | np.ndarray, expected: np.ndarray, where: 
         "tflm": partial(micro.check, path, images, expected),
         "npu": partial(npu.check, path, where.npu),
     }
-    found, unchecked = {"images_tried": count, "oldest_runtime": oldest_runtime(path)}, {}
+    found = {"images_tried": count, "npu": where.npu.accelerator, "oldest_runtime": oldest_runtime(path)}
+    unchecked = {}
     with ThreadPoolExecutor(len(checks)) as threads:
         started = {name: threads.submit(each) for name, each in checks.items() if count}
         for name, each in started.items():

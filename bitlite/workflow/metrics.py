@@ -72,8 +72,8 @@ class Places:
     float16_agreement: of the CPU made to compute in float16; None too for files of integers throughout. float16_peak:
     the largest activation, square or sum over pixels on these images, over 65,504, float16's largest; 0 for those.
     tflm_agreement: of TensorFlow Lite Micro. tflm_arena_bytes: memory for its activations; None too if it refuses.
-    npu_share: share of the operators, 0..1, that Vela puts on the Ethos-U of params.yaml. npu_cycles: what an image
-    takes there by Vela's reckoning; None too if nothing is there.
+    npu: the Ethos-U of params.yaml. npu_share: share of the operators, 0..1, that Vela puts there. npu_cycles: what an
+    image takes there by Vela's reckoning; None too if nothing is there.
     oldest_runtime: the first release of TensorFlow Lite or LiteRT that runs the file, by what the file says.
     """
 
@@ -85,6 +85,7 @@ class Places:
     float16_peak: float | None
     tflm_agreement: float | None
     tflm_arena_bytes: int | None
+    npu: str
     npu_share: float | None
     npu_cycles: int | None
     oldest_runtime: str
