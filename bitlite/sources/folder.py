@@ -1,54 +1,106 @@
 """A folder that holds one folder of images for each class, checked file by file."""
 
 import io
-import sys
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
+from bitlite.images.dataset import SPLITS
+from bitlite.sources import names, pictures, tree
+from bitlite.sources.problems import Problems
 from bitlite.sources.source import Entry, Source, digest, png
-from bitlite.workflow.errors import InputError, listed
+from bitlite.sources.tree import Found, Tree
+from bitlite.workflow.errors import listed
 
-# Files that file managers leave behind, besides hidden ones. Every other file is taken for an image.
-LITTER = {"desktop.ini", "ehthumbs.db", "thumbs.db"}
+UNREADABLE = "files that can't be read as images"
 
 
-def source(folder: Path, *, skip: bool) -> Source:
-    """The images of `folder` in one split train, by path. Every file is decoded to see that it can be.
+def source(folder: Path, *, skip: bool, group: str | None = None) -> Source:
+    """The images of `folder`, by path, in the splits that it has of its own, or all in train.
 
-    Raises InputError that lists all problems: files that can't be read as images, images that stand under several
-    classes, classes without images, fewer than two classes, class names that differ only in case. With `skip` the
-    first three, with all copies of such an image, are left out and printed instead.
+    Every image is decoded to see that it can be. group: a regular expression that finds in an image's path below its
+    class folder what it shares with the others of its group.
+
+    Raises InputError that lists all problems. With `skip`, images that can't be used, all copies of an image that
+    stands under several classes, and classes without images are left out and printed instead.
     """
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files = [(path, label) for label, name in enumerate(names) for path in _files(folder / name)]
-    entries, unreadable = _checked(files)
-    ambiguous = _under_several_classes(entries)
-    usable = sorted(set(entries) - set(ambiguous))
-    classes = [names[label] for label in sorted({entry.label for entry in usable})]
-    spellings = Counter(name.casefold() for name in names)
-    avoidable = _told(
-        {
-            "files that can't be read as images": unreadable,
-            "files whose image stands under another class too": [entry.where for entry in ambiguous],
-            "class folders without a usable image": [folder / name for name in names if name not in classes],
-        }
+    problems = Problems(folder)
+    found = tree.read(folder, problems)
+    images = _images(found, problems)
+    digests = _checked([image.path for image in images], problems)
+    readable = [image for image in images if image.path in digests]
+    torn = _under_several_classes(readable, digests)
+    problems.add("files whose image stands under another class too", torn)
+    usable = [image for image in readable if image.path not in torn]
+
+    labels = {name: label for label, name in enumerate(sorted({image.folder.name for image in usable}))}
+    problems.add("class folders without a usable image", [one for one in found.classes if one.name not in labels])
+    for fault, faulty in names.faults(one.name for one in found.classes).items():
+        problems.refuse(fault, faulty)
+    twins = names.twins(one.name for one in found.classes)
+    problems.refuse("class names that differ only in case or in how Unicode spells a letter", twins)
+    groups = _groups(usable, group, problems) if group else {}
+    hint = ""
+    if len(labels) < 2:
+        found = listed(labels) or "none"
+        hint = f"two or more class folders with images are needed, found: {found}; {tree.hint(folder)}"
+    elif not any(image.split == "train" for image in usable):
+        hint = "there is no usable image for training"
+    problems.settle(skip=skip, hint=hint)
+
+    splits = defaultdict(list)
+    for path, one, split in sorted(usable):
+        splits[split].append(Entry(path, labels[one.name], digests[path], groups.get(path)))
+    own = {split: splits[split] for split in SPLITS if split in splits}
+    return Source(tuple(labels), own, lambda _, chosen: ((_encoded_again(e), e.label) for e in chosen))
+
+
+def _images(found: Tree, problems: Problems) -> list[Found]:
+    """The files in class folders that are meant as images. Those of other kinds are counted, without a problem."""
+    paths = [file.path for file in found.files] + found.outside
+    meant = pictures.without_companions([path for path in paths if pictures.meant_as_image(path)])
+    others = Counter(map(pictures.ending, set(paths) - meant))
+    counts = [f"{number} {ending}" for ending, number in sorted(others.items())]
+    problems.remark("kinds of files that are no images, left out", counts)
+    problems.add(
+        f"images outside the class folders, {tree.EXPECTED}", [path for path in found.outside if path in meant]
     )
-    fatal = _told({"class names that differ only in case": [n for n in names if spellings[n.casefold()] > 1]})
-    if len(classes) < 2:
-        fatal.append(f"two or more class folders with images are needed, found: {listed(classes) or 'none'}")
-    if fatal or (avoidable and not skip):
-        remedy = "" if fatal else "; mend this, or leave it out by dataset.on_error: skip"
-        raise InputError(f"dataset.name is {str(folder)!r}: {'; '.join(avoidable + fatal)}{remedy}")
-    for problem in avoidable:
-        print(f"{folder}: left out {problem}", file=sys.stderr)
-    label_of = {name: label for label, name in enumerate(classes)}
-    train = [entry._replace(label=label_of[names[entry.label]]) for entry in usable]
-    return Source(tuple(classes), {"train": train}, lambda _, chosen: ((_encoded_again(e), e.label) for e in chosen))
+    raw = [file.path for file in found.files if file.path in meant and pictures.is_raw(file.path)]
+    problems.add(f"{UNREADABLE}, {pictures.RAW_REASON}", raw)
+    return [file for file in found.files if file.path in meant and not pictures.is_raw(file.path)]
+
+
+def _checked(paths: list[Path], problems: Problems) -> dict[Path, bytes]:
+    """The digest of each image that can be read."""
+    digests = {}
+    for path in tqdm(paths, "check", disable=None):
+        try:
+            digests[path] = digest(_encoded(path.read_bytes()))
+        except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them stumble over
+            problems.add(f"{UNREADABLE}, {pictures.reason(path, error)}", [path])
+    return digests
+
+
+def _under_several_classes(images: list[Found], digests: dict[Path, bytes]) -> dict[Path, None]:
+    """The images that have a copy under another class, in order, copies next to each other."""
+    copies = defaultdict(list)
+    for image in images:
+        copies[digests[image.path]].append(image)
+    torn = [same for same in copies.values() if len({image.folder.name for image in same}) > 1]
+    return {image.path: None for same in torn for image in same}
+
+
+def _groups(images: list[Found], pattern: str, problems: Problems) -> dict[Path, str]:
+    """What `pattern` finds in the path of each image below its class folder, or in its one pair of parentheses."""
+    matches = {path: re.search(pattern, path.relative_to(one).as_posix()) for path, one, _ in images}
+    groups = {path: match[match.re.groups] for path, match in matches.items() if match}
+    alone = [path for path, match in matches.items() if not match]
+    problems.remark("images that dataset.group does not match, each by itself", alone)
+    return groups
 
 
 def _encoded_again(entry: Entry) -> bytes:
@@ -58,39 +110,9 @@ def _encoded_again(entry: Entry) -> bytes:
     return content if digest(content) == entry.digest else _encoded(content)
 
 
-def _told(problems: dict[str, list]) -> list[str]:
-    return [f"{kind} ({len(found)}): {listed(found)}" for kind, found in problems.items() if found]
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and not hidden and path.name.lower() not in LITTER:
-            yield path
-
-
-def _checked(files: list[tuple[Path, int]]) -> tuple[list[Entry], list[Path]]:
-    """The files that are images, and those that are not."""
-    entries, unreadable = [], []
-    for path, label in tqdm(files, "check", disable=None):
-        try:
-            entries.append(Entry(path, label, digest(_encoded(path.read_bytes()))))
-        except Exception:  # Pillow's decoders raise whatever a damaged file makes them stumble over
-            unreadable.append(path)
-    return entries, unreadable
-
-
-def _under_several_classes(entries: list[Entry]) -> list[Entry]:
-    """The entries that have a copy under another class, copies next to each other."""
-    copies = defaultdict(list)
-    for entry in entries:
-        copies[entry.digest].append(entry)
-    return [entry for same in copies.values() if len({entry.label for entry in same}) > 1 for entry in same]
-
-
 def _encoded(content: bytes) -> bytes:
     """An image file as an upright RGB JPEG or PNG: its own bytes if it is that already."""
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content), formats=pictures.FORMATS) as image:
         image.load()
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
         if image.format in ("JPEG", "PNG") and image.mode == "RGB" and not turned:

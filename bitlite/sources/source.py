@@ -20,6 +20,8 @@ class Entry(NamedTuple):
     label: int
     # SHA-256 of its encoded bytes. Copies are images with the same; one that was encoded anew is none.
     digest: bytes
+    # What it shares with images that must be in the same split, if anything: the video that it is a frame of.
+    group: str | None = None
 
 
 class Source(NamedTuple):
