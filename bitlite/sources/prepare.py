@@ -17,8 +17,7 @@ def prepare(params: Dataset, directory: Path = DATASET) -> None:
 
     A split that the source has is kept; the others are drawn from its training images. No image is in two splits: it
     goes to the test split rather than to validation, and there rather than to training. Copies are found by their
-    bytes; one that was encoded anew counts as another image. Prints to stderr which images were found twice or are
-    left out.
+    pixels, whatever file they are in. Prints to stderr which images were found twice or are left out.
 
     Raises InputError, before anything is written, if the name is neither embedded, nor a TFDS set, nor a folder, or the
     source can't be fetched, has problems (see `folder.source`), or has too few images.
@@ -39,9 +38,9 @@ def _open(params: Dataset) -> Source:
     if params.name == "mnist5k":
         return digits.source()
     if Path(params.name).is_dir():
-        return folder.source(Path(params.name), skip=params.on_error == "skip")
+        return folder.source(Path(params.name), skip=params.on_error == "skip", background=params.background)
     if catalog.knows(params.name):
-        return catalog.source(params.name, params.data_dir)
+        return catalog.source(params.name, params.data_dir, background=params.background)
     raise InputError(
         f"dataset.name is {params.name!r}: neither mnist5k, nor a folder, nor a TFDS set "
         "(https://www.tensorflow.org/datasets/catalog/overview)"
