@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from bitlite.workflow.errors import InputError
 
-# An encoded image (JPEG or PNG, RGB) and the number of its class.
+# An encoded image (JPEG in any mode, to be turned by its EXIF; or PNG, upright, grey or RGB) and its class's number.
 Example = tuple[bytes, int]
 # Names of the features that hold the image and its class, in a data set that this project prepared.
 KEYS = ("image", "label")

@@ -1,23 +1,14 @@
-"""Data sets that TFDS prepared: those of its catalog, downloaded if need be, and one's own."""
+"""Where data sets that TFDS prepares are found: in its catalog, downloaded if need be, or in a directory."""
 
 import os
 import re
-import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
-import numpy as np
 import requests
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core.file_adapters import FileFormat
 
-from bitlite.images import records
-from bitlite.images.dataset import SPLITS
-from bitlite.images.records import Example
-from bitlite.sources import names, splits
-from bitlite.sources.source import Entry, Source, among, numbered
 from bitlite.workflow.errors import InputError, listed, one_line
 
 # By this file one knows the directory of a prepared set.
@@ -57,97 +48,8 @@ def builder_in(directory: Path) -> tfds.core.DatasetBuilder | None:
         raise InputError(f"dataset.name is {str(directory)!r}, which TFDS can't load: {one_line(error)}") from error
 
 
-def source(name: str, builder: tfds.core.DatasetBuilder) -> Source:
-    """The splits train, validation and test of a data set, under any usual name, as far as it has them with labels.
-
-    Prints to stderr which splits, and which classes without images, are left out.
-
-    Raises InputError if TFDS can't prepare the set, if this project can't read its files, if its images have no single
-    class, if names of classes have a fault, or if there is no labelled split train.
-    """
-    keys = _image_and_class(name, builder.info)
-    if not builder.is_prepared():
-        _download(name, builder)
-    present, called = builder.info.splits, _called(builder.info.splits)
-    own = {
-        split: entries
-        for split, its in called.items()
-        if (entries := numbered(_examples(name, builder.info, its, keys), present[its].num_examples))
-    }
-    if "train" not in own:
-        raise InputError(f"dataset.name is {name!r}, which has no labelled split train; it has: {', '.join(present)}")
-    taken = [called[split] for split in own]
-    if left := [f"{its} ({present[its].num_examples})" for its in present if its not in taken]:
-        print(f"{name}: left out splits without labels or of another purpose: {', '.join(left)}", file=sys.stderr)
-
-    classes = builder.info.features[keys[1]].names
-    used = sorted({entry.label for entries in own.values() for entry in entries})
-    if unused := [one for label, one in enumerate(classes) if label not in used]:
-        print(f"{name}: left out classes without images: {listed(unused)}", file=sys.stderr)
-    if faults := names.faults(classes[label] for label in used):
-        told = "; ".join(f"{fault}: {listed(faulty)}" for fault, faulty in faults.items())
-        raise InputError(f"dataset.name is {name!r}, which has {told}")
-    label_of = {before: label for label, before in enumerate(used)}
-
-    def fetch(split: str, chosen: list[Entry]) -> Iterator[Example]:
-        examples = among(_examples(name, builder.info, called[split], keys), chosen)
-        return ((encoded, label_of[before]) for encoded, before in examples)
-
-    relabelled = {split: [e._replace(label=label_of[e.label]) for e in entries] for split, entries in own.items()}
-    return Source(tuple(classes[label] for label in used), relabelled, fetch)
-
-
-def _called(present: Iterable[str]) -> dict[str, str]:
-    """What a set calls the splits that it has. Of several names for a split its own counts, or else the first."""
-    meaning = {name: split for name in present if (split := splits.known(name))}
-    return {
-        split: split if split in meaning else next(name for name in meaning if meaning[name] == split)
-        for split in SPLITS
-        if split in meaning.values()
-    }
-
-
-def _examples(name: str, info: tfds.core.DatasetInfo, split: str, keys: tuple[str, str]) -> Iterator[Example]:
-    match info.file_format:
-        case FileFormat.TFRECORD:
-            return records.examples(info, split, keys)
-        case FileFormat.ARRAY_RECORD:
-            return (records.parsed(info, content, keys) for content in _array_records(name, info.splits[split]))
-    raise InputError(
-        f"dataset.name is {name!r}, whose files are {info.file_format.value}; prepare it as tfrecord or array_record"
-    )
-
-
-def _array_records(name: str, split: tfds.core.SplitInfo) -> Iterator[bytes]:
-    try:
-        from array_record.python.array_record_module import ArrayRecordReader
-    except ImportError as error:  # there is none for macOS
-        raise InputError(
-            f"dataset.name is {name!r}, whose files are array_record; install the package array_record, or prepare the "
-            "set as tfrecord"
-        ) from error
-    for path, count in zip(split.filepaths, split.shard_lengths, strict=True):
-        reader = ArrayRecordReader(os.fspath(path))
-        if reader.num_records() != count:  # 0 of a file that is gone or damaged
-            raise records.damaged(Path(path))
-        try:
-            yield from (reader.read() for _ in range(count))
-        except RuntimeError as error:
-            raise records.damaged(Path(path)) from error
-
-
-def _image_and_class(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str]:
-    """Names of the features that hold the image and its class."""
-    features = dict(info.features.items())
-    for keys in (info.supervised_keys, records.KEYS):
-        match keys and [features.get(key) if isinstance(key, str) else None for key in keys[:2]]:
-            case tfds.features.Image(np_dtype=np.uint8), tfds.features.ClassLabel():
-                return keys[:2]
-    kinds = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
-    raise InputError(f"dataset.name is {name!r}, which has no image with one class label; its features: {kinds}")
-
-
-def _download(name: str, builder: tfds.core.DatasetBuilder) -> None:
+def download(name: str, builder: tfds.core.DatasetBuilder) -> None:
+    """Have TFDS prepare a set. Raises InputError if it can't, soon where it can't be reached."""
     address = next(iter(builder.url_infos), TFDS_SITE)
     # Sets whose files the user must put in place by hand are not downloaded from their address.
     if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not _answers(address):

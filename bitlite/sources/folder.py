@@ -1,25 +1,25 @@
 """A folder that holds one folder of images for each class, checked file by file."""
 
-import io
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
 from bitlite.images.dataset import SPLITS
+from bitlite.images.records import Example
 from bitlite.sources import names, pictures, tree
+from bitlite.sources.inspection import in_parallel, inspect
 from bitlite.sources.problems import Problems
-from bitlite.sources.source import Entry, Source, digest, png
+from bitlite.sources.source import Entry, Source
 from bitlite.sources.tree import Found, Tree
 from bitlite.workflow.errors import listed
 
 UNREADABLE = "files that can't be read as images"
 
 
-def source(folder: Path, *, skip: bool, group: str | None = None) -> Source:
+def source(folder: Path, *, skip: bool, group: str | None = None, background: str = "white") -> Source:
     """The images of `folder`, by path, in the splits that it has of its own, or all in train.
 
     Every image is decoded to see that it can be. group: a regular expression that finds in an image's path below its
@@ -31,9 +31,14 @@ def source(folder: Path, *, skip: bool, group: str | None = None) -> Source:
     problems = Problems(folder)
     found = tree.read(folder, problems)
     images = _images(found, problems)
-    digests = _checked([image.path for image in images], problems)
-    readable = [image for image in images if image.path in digests]
-    torn = _under_several_classes(readable, digests)
+    paths = [image.path for image in images]
+    seen = inspect(
+        lambda only: ((path, path.read_bytes) for path in tqdm(only or paths, "check", disable=None)), background
+    )
+    for path, error in seen.failed.items():
+        problems.add(f"{UNREADABLE}, {pictures.reason(path, error)}", [path])
+    readable = [image for image in images if image.path in seen.digests]
+    torn = _under_several_classes(readable, seen.digests)
     problems.add("files whose image stands under another class too", torn)
     usable = [image for image in readable if image.path not in torn]
 
@@ -54,9 +59,13 @@ def source(folder: Path, *, skip: bool, group: str | None = None) -> Source:
 
     splits = defaultdict(list)
     for path, one, split in sorted(usable):
-        splits[split].append(Entry(path, labels[one.name], digests[path], groups.get(path)))
+        splits[split].append(Entry(path, labels[one.name], seen.digests[path], groups.get(path)))
     own = {split: splits[split] for split in SPLITS if split in splits}
-    return Source(tuple(labels), own, lambda _, chosen: ((_encoded_again(e), e.label) for e in chosen))
+
+    def fetch(_: str, chosen: list[Entry]) -> Iterator[Example]:
+        return in_parallel(lambda entry: (seen.stored(entry.where, entry.where.read_bytes()), entry.label), chosen)
+
+    return Source(tuple(labels), own, fetch)
 
 
 def _images(found: Tree, problems: Problems) -> list[Found]:
@@ -72,17 +81,6 @@ def _images(found: Tree, problems: Problems) -> list[Found]:
     raw = [file.path for file in found.files if file.path in meant and pictures.is_raw(file.path)]
     problems.add(f"{UNREADABLE}, {pictures.RAW_REASON}", raw)
     return [file for file in found.files if file.path in meant and not pictures.is_raw(file.path)]
-
-
-def _checked(paths: list[Path], problems: Problems) -> dict[Path, bytes]:
-    """The digest of each image that can be read."""
-    digests = {}
-    for path in tqdm(paths, "check", disable=None):
-        try:
-            digests[path] = digest(_encoded(path.read_bytes()))
-        except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them stumble over
-            problems.add(f"{UNREADABLE}, {pictures.reason(path, error)}", [path])
-    return digests
 
 
 def _under_several_classes(images: list[Found], digests: dict[Path, bytes]) -> dict[Path, None]:
@@ -101,23 +99,3 @@ def _groups(images: list[Found], pattern: str, problems: Problems) -> dict[Path,
     alone = [path for path, match in matches.items() if not match]
     problems.remark("images that dataset.group does not match, each by itself", alone)
     return groups
-
-
-def _encoded_again(entry: Entry) -> bytes:
-    """The image as it was encoded when the folder was checked."""
-    content = entry.where.read_bytes()
-    # Bytes that were taken as they are need no second decoding.
-    return content if digest(content) == entry.digest else _encoded(content)
-
-
-def _encoded(content: bytes) -> bytes:
-    """An image file as an upright RGB JPEG or PNG: its own bytes if it is that already."""
-    with Image.open(io.BytesIO(content), formats=pictures.FORMATS) as image:
-        image.load()
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        if image.format in ("JPEG", "PNG") and image.mode == "RGB" and not turned:
-            return content
-        upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16"):  # 16-bit grey, which Pillow's convert would clip at 255
-        upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
-    return png(upright)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from bitlite.images.decoding import FORMATS
+from bitlite.images.depth import Unreadable
 from bitlite.workflow.errors import one_line
 
-# The formats that are decoded, by Pillow's names.
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
-# How the names of their files end, in lower case.
+# How the names of files end that are decoded, in lower case.
 DECODED = {".apng", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
 # Cameras' raw files. Many are TIFF by their first bytes, with a thumbnail as their first image.
 RAW = {
@@ -76,6 +76,8 @@ def reason(path: Path, error: Exception) -> str:
     """Why the file can't be read as an image, which a decoder or the system told by `error`."""
     if isinstance(error, OSError) and error.errno:
         return error.strerror
+    if isinstance(error, Unreadable):
+        return str(error)
     with path.open("rb") as file:
         content = file.read(1024)
     for start, foreign in FOREIGN.items():

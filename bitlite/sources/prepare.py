@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from bitlite.images import dataset
-from bitlite.sources import catalog, digits, folder, splits, tree
+from bitlite.sources import catalog, digits, folder, splits, tfds_set, tree
 from bitlite.sources.source import Entry, Source
 from bitlite.workflow.errors import InputError, listed, one_line
 from bitlite.workflow.params import Dataset
@@ -17,8 +17,8 @@ def prepare(params: Dataset, directory: Path = DATASET) -> None:
 
     A split that the source has is kept; the others are drawn from its training images. No image is in two splits: it
     goes to the test split rather than to validation, and there rather than to training. Neither is a group. Copies are
-    found by their bytes; one that was encoded anew counts as another image. Prints to stderr which images were found
-    twice or are left out, and which classes a split lacks.
+    found by their pixels, whatever file they are in. Prints to stderr which images were found twice or are left out,
+    and which classes a split lacks.
 
     Raises InputError, before anything is written, if the name is neither embedded, nor a TFDS set, nor a folder, or the
     source can't be fetched, has problems (see `folder.source`), has too few images, or a class without training images.
@@ -44,9 +44,10 @@ def _open(params: Dataset) -> Source:
     directory = _directory(params.name)
     prepared = catalog.builder_in(directory) if directory else catalog.builder(params.name, params.data_dir)
     if prepared:
-        return catalog.source(params.name, prepared)
+        return tfds_set.source(params.name, prepared, background=params.background)
     if directory:
-        return folder.source(directory, skip=params.on_error == "skip", group=params.group)
+        skip = params.on_error == "skip"
+        return folder.source(directory, skip=skip, group=params.group, background=params.background)
     raise InputError(
         f"dataset.name is {params.name!r}: neither mnist5k, nor a folder, nor a TFDS set "
         "(https://www.tensorflow.org/datasets/catalog/overview)"

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+from PIL import ImageColor
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
@@ -53,6 +54,16 @@ class Section(BaseModel):
         return data
 
 
+def _opaque(color: str) -> str:
+    if len(ImageColor.getrgb(color)) != 3:
+        raise ValueError("a colour to lay transparent pixels on is not transparent itself")
+    return color
+
+
+# A name of CSS, or #rrggbb.
+Color = Annotated[str, AfterValidator(_opaque)]
+
+
 class Dataset(Section):
     name: Annotated[str, Field(min_length=1)]
     data_dir: str | None = None
@@ -60,6 +71,7 @@ class Dataset(Section):
     test: ProperShare = 0.15
     examples_per_class: Positive | None = None
     max_examples: Positive | None = None
+    background: Color = "white"
     on_error: Literal["fail", "skip"] = "fail"
     group: Pattern | None = None
 
