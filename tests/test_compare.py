@@ -563,6 +563,15 @@ def test_snippet_of_the_card_classifies_a_photo(name, tolerance, tflite, bit, ph
     assert max(expected.values()) - min(expected.values()) > 4 * tolerance  # or the test could not tell
 
 
+def test_snippet_of_the_card_splits_labels_at_line_feeds_alone(tflite, tmp_path, monkeypatch):
+    labels = ("a\x0cb", "c\x1dd", "e\x85f", "g\u2028h", "red fox")
+    card = release.card(comparison(DENSE), ORIGIN, {}, tflite["float32"], 16)
+    release.write(tmp_path / "release", tflite["float32"], labels, card)
+    monkeypatch.chdir(tmp_path / "release")
+    (line,) = re.findall(r"^labels = (.*)$", card, re.MULTILINE)
+    assert tuple(eval(line)) == labels
+
+
 def test_card_describes_the_file(tflite):
     recipe = {"seed": 7, "pruning": {"dense": {"keep": 0.5}}}
     card = release.card(comparison(DENSE), ORIGIN, recipe, tflite["uint8"], 16)

@@ -81,10 +81,9 @@ def _divided(own: dict[str, list[Entry]], params: Dataset) -> dict[str, list[Ent
     }
     for name, entries in divided.items():
         if not entries:
-            groups = f" in {len({entry.group for entry in own['train']})} groups" if params.group else ""
-            raise InputError(
-                f"dataset.name is {params.name!r}, whose {len(drawn)} images{groups} leave none for {name}"
-            )
+            grouped = f" (groups: {len({entry.group for entry in own['train']})})" if params.group else ""
+            images = f"{len(drawn)} images{grouped}"
+            raise InputError(f"dataset.name is {params.name!r}, whose {images} leave none for {name}")
     return divided
 
 

@@ -55,14 +55,14 @@ def read(root: Path, problems: Problems) -> Tree:
 
 
 def hint(root: Path) -> str:
-    """Where the classes may be instead, for a `root` that has fewer than two."""
+    """The layout expected and, for a `root` that has fewer than two classes, where they may be instead."""
     parent = Path(os.path.abspath(root)).parent
     if _holds_images(root) and len([folder for folder in _listing(parent).folders if _holds_images(folder)]) > 1:
-        return f"did you mean {parent}?"
+        return f"{EXPECTED}; did you mean {parent}?"
     below = root
     while len(folders := _listing(below).folders) == 1:
         (below,) = folders
-    return f"did you mean {below}?" if folders and below != root else EXPECTED
+    return f"{EXPECTED}; did you mean {below}?" if folders and below != root else EXPECTED
 
 
 class _Listing(NamedTuple):
