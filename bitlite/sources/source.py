@@ -15,6 +15,8 @@ class Entry(NamedTuple):
     label: int
     # What only images of the same pixels have in common (see `inspection.Inspection`).
     digest: bytes
+    # What it shares with images that must be in the same split, if anything: the video that it is a frame of.
+    group: str | None = None
 
 
 class Source(NamedTuple):

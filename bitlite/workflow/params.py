@@ -1,5 +1,6 @@
 """params.yaml, checked as a whole: every stage calls `load()` before any work."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -23,6 +24,20 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 Pixels = Annotated[int, Field(ge=8, le=2048)]
 RateSchedule = Literal["hyperrule", "cosine", "constant"]
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from error
+    if compiled.groups > 1:
+        raise ValueError("a pattern may have one pair of parentheses, beside (?:...)")
+    return pattern
+
+
+# A regular expression, which may have one group.
+Pattern = Annotated[str, Field(min_length=1), AfterValidator(_compiles)]
 
 
 class Section(BaseModel):
@@ -58,6 +73,7 @@ class Dataset(Section):
     max_examples: Positive | None = None
     background: Color = "white"
     on_error: Literal["fail", "skip"] = "fail"
+    group: Pattern | None = None
 
     @model_validator(mode="after")
     def _leaves_training_images(self):
