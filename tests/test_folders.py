@@ -137,6 +137,7 @@ def test_folders_beside_splits_are_refused_or_left_out(tmp_path):
             "folders that look like splits; name them train, ",
         ),
         (["training_set/cat/", "test_set/cat/"], "folders that look like splits; name them train, validation and test"),
+        (["train2017/", "val2017/", "annotations/"], "folders that look like splits; name them train, validation and"),
         (["images/", "masks/"], "folders of images and of what is drawn on them, which are no classes (2): "),
         (["Images/", "Annotations/", "other/"], "folders of images and of what is drawn on them, which are no "),
         (

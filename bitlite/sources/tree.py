@@ -146,10 +146,12 @@ def _refuse_splits_that_hold_no_classes(folders: list[Path], split_of: dict[Path
         kind = f"folders that are named as splits, but are not train and others that all hold class folders; {EXPECTED}"
         problems.refuse(kind, split_of)
         return
-    alike = [folder for folder in folders if _words_of_splits(folder.name)]
-    meant = {split for folder in alike for split in _words_of_splits(folder.name)}
-    if "train" in meant and len(meant) > 1 and not any(map(_holds_images, alike)):
-        problems.refuse("folders that look like splits; name them train, validation and test to have them so", alike)
+    meant_by = {folder: meant for folder in folders if (meant := _words_of_splits(folder.name))}
+    meant = set().union(*meant_by.values())
+    # A name with other words, such as train_station, may be a class's unless what it holds are folders.
+    doubtful = [folder for folder in meant_by if not splits.known(re.sub("[^a-z]", "", folder.name.lower()))]
+    if "train" in meant and len(meant) > 1 and not any(map(_holds_images, doubtful)):
+        problems.refuse("folders that look like splits; name them train, validation and test to have them so", meant_by)
 
 
 def _remark_on_other_layouts(root: Path, folders: list[Path], problems: Problems) -> None:
