@@ -185,11 +185,13 @@ def test_own_set_in_another_format_tells_which_it_needs(tmp_path):
 
 def test_damaged_array_record_is_named(tmp_path):
     pytest.importorskip("array_record", reason="there is no package array_record for this system")
-    directory = write_own(tmp_path / "tfds", {"train": 40}, file_format="array_record")
-    (path,) = directory.glob("*.array_record*")
-    for content in (path.read_bytes()[: path.stat().st_size // 2], b""):
+    (path,), (other,) = (
+        write_own(tmp_path / data_dir, {"train": count}, file_format="array_record").glob("*.array_record*")
+        for data_dir, count in (("tfds", 40), ("other", 50))
+    )
+    for content in (path.read_bytes()[: path.stat().st_size // 2], b"", other.read_bytes()):
         path.write_bytes(content)
-        assert refusal(tmp_path / "out", directory).startswith(f"{path} does not hold all of its images")
+        assert refusal(tmp_path / "out", path.parent).startswith(f"{path} does not hold all of its images")
 
 
 def test_directory_of_several_versions_asks_for_one(tmp_path):
