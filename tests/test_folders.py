@@ -106,9 +106,10 @@ def test_image_that_two_splits_have_under_two_classes_is_refused(tmp_path):
     assert f"files whose image stands under another class too (2): {torn}" in refused(folder)
 
 
-def test_class_may_be_called_train(tmp_path):
+def test_class_may_be_called_train_which_is_told(tmp_path, capsys):
     folder = write(tmp_path, "bus/", "train/", "train/night/")
     assert source(folder, skip=False).labels == ("bus", "train")
+    assert capsys.readouterr().err == f"{folder}: classes named as splits (1): {folder / 'train'}\n"
     assert where(folder) == {"train": four("bus/") + four("train/") + four("train/night/")}
 
 
@@ -123,20 +124,33 @@ def test_folders_beside_splits_are_refused_or_left_out(tmp_path):
     assert set(where(folder, skip=True)) == {"train", "test"}
 
 
+def test_one_split_beside_train_makes_it_a_split_whatever_is_beside_them(tmp_path):
+    folder = write(tmp_path, "train/cat/", "train/dog/", "test/1.png", "unlabelled/")
+    assert where(folder, skip=True) == {"train": four("train/cat/") + four("train/dog/")}
+    assert f"folders beside those of the splits (1): {folder / 'unlabelled'}; images outside" in refused(folder)
+
+
 @pytest.mark.parametrize(
     ("places", "problem"),
     [
         # Kaggle's: images without classes.
-        (["train/", "test/"], "folders that are named as splits, but"),
+        (["train/", "test/"], "folders named as splits, without a train that holds class folders (2): "),
         (["train/cat/", "train/dog/", "val/cat/", "dev/cat/"], "more than one folder for the split validation (2): "),
-        (["val/cat/", "val/dog/", "test/cat/", "test/dog/"], "folders that are named as splits, but"),
-        (["ant/train/", "ant/val/", "bee/train/", "bee/val/"], f"split folders inside class folders; {EXPECTED} (4): "),
+        (
+            ["val/cat/", "val/dog/", "test/cat/", "test/dog/"],
+            "folders named as splits, without a train that holds class folders (2): ",
+        ),
+        (
+            ["ant/train/", "ant/val/", "bee/train/", "bee/val/"],
+            "split folders inside class folders, which go above them (4): ",
+        ),
         (["train/ant/train/", "train/bee/test/"], "split folders inside class folders"),
         (
             ["seg_train/cat/", "seg_train/dog/", "seg_test/cat/", "seg_test/dog/"],
             "folders that look like splits; name them train, ",
         ),
         (["training_set/cat/", "test_set/cat/"], "folders that look like splits; name them train, validation and test"),
+        (["train2017/", "val2017/", "annotations/"], "folders that look like splits; name them train, validation and"),
         (["images/", "masks/"], "folders of images and of what is drawn on them, which are no classes (2): "),
         (["Images/", "Annotations/", "other/"], "folders of images and of what is drawn on them, which are no "),
         (

@@ -51,8 +51,8 @@ def _open(params: Dataset) -> Source:
         skip = params.on_error == "skip"
         return folder.source(directory, skip=skip, group=params.group, background=params.background)
     raise InputError(
-        f"dataset.name is {params.name!r}: neither mnist5k, nor a folder, nor a TFDS set "
-        "(https://www.tensorflow.org/datasets/catalog/overview)"
+        f"dataset.name is {params.name!r}: neither mnist5k, nor a folder, nor a TFDS set, be it in the catalog "
+        f"(https://www.tensorflow.org/datasets/catalog/overview) or in {params.data_dir or 'the folder of TFDS'}"
     )
 
 

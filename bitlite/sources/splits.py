@@ -32,7 +32,8 @@ def assign(entries: list[Entry], *, validation: float, test: float) -> list[str]
     training = Counter(label_of.values())
 
     def spared(unit: list[bytes]) -> bool:
-        return all(training[label] > number for label, number in Counter(map(label_of.get, unit)).items())
+        labels = [label_of[digest] for digest in unit]
+        return all(training[label] > labels.count(label) for label in set(labels))
 
     # Images without which their class would have none count for no share: other classes would have to make up for them.
     total = sum(len(unit) for unit in units if spared(unit))
@@ -40,9 +41,11 @@ def assign(entries: list[Entry], *, validation: float, test: float) -> list[str]
     split_of = {}
     for split, missing in wanted.items():
         for unit in units:
+            if missing <= 0:
+                break
             if unit[0] not in split_of and len(unit) <= 2 * missing and spared(unit):
                 split_of |= dict.fromkeys(unit, split)
-                training.subtract(map(label_of.get, unit))
+                training.subtract(label_of[digest] for digest in unit)
                 missing -= len(unit)
     return [split_of.get(entry.digest, "train") for entry in entries]
 
@@ -66,7 +69,10 @@ def _linked(entries: list[Entry]) -> list[list[bytes]]:
 
 def _by_place(units: list[list[bytes]], label_of: dict[bytes, int]) -> list[list[bytes]]:
     """Units by where they lie, 0..1, among those of the class that most of their images have, in order of digests."""
-    classes = [max(sorted(counts), key=counts.get) for unit in units if (counts := Counter(map(label_of.get, unit)))]
+    classes = []
+    for unit in units:
+        labels = [label_of[digest] for digest in unit]
+        classes.append(max(sorted(set(labels)), key=labels.count))
     sizes, before, places = Counter(), Counter(), []
     for label, unit in zip(classes, units, strict=True):
         sizes[label] += len(unit)

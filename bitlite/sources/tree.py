@@ -124,7 +124,8 @@ def _layout(root: Path, problems: Problems) -> tuple[list[tuple[str, Path]], lis
     split_of = {folder: split for folder in top.folders if (split := splits.known(folder.name))}
     divided = [folder for folder in split_of if _holds_classes(folder)]
     others = [folder for folder in top.folders if folder not in split_of]
-    if "train" in map(split_of.get, divided) and (not others or len(divided) > 1):
+    # With other folders beside it a lone train is a class, such as one of vehicles.
+    if "train" in map(split_of.get, divided) and (not others or len(set(split_of.values())) > 1):
         for split in set(split_of.values()):
             same = [folder for folder in split_of if split_of[folder] == split]
             problems.refuse(f"more than one folder for the split {split}", same if len(same) > 1 else [])
@@ -134,6 +135,7 @@ def _layout(root: Path, problems: Problems) -> tuple[list[tuple[str, Path]], lis
         outside = top.files + [path for listing in listings.values() for path in listing.files]
     else:
         _refuse_splits_that_hold_no_classes(top.folders, split_of, problems)
+        problems.remark("classes named as splits", split_of)
         _remark_on_other_layouts(root, top.folders, problems)
         classes, outside = [("train", folder) for folder in top.folders], top.files
     _refuse_splits_of_classes([folder for _, folder in classes], problems)
@@ -143,13 +145,14 @@ def _layout(root: Path, problems: Problems) -> tuple[list[tuple[str, Path]], lis
 
 def _refuse_splits_that_hold_no_classes(folders: list[Path], split_of: dict[Path, str], problems: Problems) -> None:
     if len(set(split_of.values())) > 1:
-        kind = f"folders that are named as splits, but are not train and others that all hold class folders; {EXPECTED}"
-        problems.refuse(kind, split_of)
+        problems.refuse("folders named as splits, without a train that holds class folders", split_of)
         return
-    alike = [folder for folder in folders if _words_of_splits(folder.name)]
-    meant = {split for folder in alike for split in _words_of_splits(folder.name)}
-    if "train" in meant and len(meant) > 1 and not any(map(_holds_images, alike)):
-        problems.refuse("folders that look like splits; name them train, validation and test to have them so", alike)
+    meant_by = {folder: meant for folder in folders if (meant := _words_of_splits(folder.name))}
+    meant = set().union(*meant_by.values())
+    # A name with other words, such as train_station, may be a class's unless what it holds are folders.
+    doubtful = [folder for folder in meant_by if not splits.known(re.sub("[^a-z]", "", folder.name.lower()))]
+    if "train" in meant and len(meant) > 1 and not any(map(_holds_images, doubtful)):
+        problems.refuse("folders that look like splits; name them train, validation and test to have them so", meant_by)
 
 
 def _remark_on_other_layouts(root: Path, folders: list[Path], problems: Problems) -> None:
@@ -165,7 +168,7 @@ def _remark_on_other_layouts(root: Path, folders: list[Path], problems: Problems
 
 def _refuse_splits_of_classes(classes: list[Path], problems: Problems) -> None:
     inside = [below for folder in classes for below in _listing(folder).folders if splits.known(below.name)]
-    problems.refuse(f"split folders inside class folders; {EXPECTED}", inside)
+    problems.refuse("split folders inside class folders, which go above them", inside)
 
 
 def _refuse_masks(classes: list[Path], problems: Problems) -> None:
