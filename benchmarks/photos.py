@@ -2,7 +2,7 @@
 
     python -m benchmarks.photos [COUNT [FOLDER]]
 
-COUNT photos, 500 unless given, are of 6 megapixels and held upright (EXIF 6): of noise enlarged, or the images of FOLDER
+COUNT photos, 500 unless given, of 6 megapixels, held upright (EXIF 6): noise enlarged, or the images of FOLDER
 enlarged, with grain.
 """
 
@@ -73,8 +73,8 @@ def main(count: str = "500", folder: str = "") -> None:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     print(
         f"{count} photos of {size / 1e6:.0f} MB, {os.cpu_count()} cores: decoded in {once:.1f} and {again:.1f} s, "
-        f"prepared in {preparing:.1f} s, {2 * preparing / (once + again):.2f} times as long, to {after / size:.3f} times "
-        f"the bytes; at most {memory / 1e9:.2f} GB of memory"
+        f"prepared in {preparing:.1f} s, {2 * preparing / (once + again):.2f} times as long, to {after / size:.3f} "
+        f"times the bytes; at most {memory / 1e9:.2f} GB of memory"
     )
 
 

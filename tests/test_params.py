@@ -102,6 +102,8 @@ def test_numbers_are_those_of_yaml_1_2(committed):
         ("dataset.validation", NAN, "less than 1"),
         ("dataset.test", 1, "less than 1"),
         ("dataset.test", True, NUMBER),
+        ("dataset.background", "whitish", "unknown color specifier"),
+        ("dataset.background", "#ffffff00", "is not transparent itself"),
         ("dataset.group", "(", "no regular expression"),
         ("dataset.group", "(.*)_(.*)", "one pair of parentheses"),
         ("dataset.group", "", "at least 1 character"),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageColor
+from PIL import ExifTags, Image, ImageColor, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from bitlite.images.depth import Kind, Samples, Span, Unreadable
 
@@ -26,6 +26,10 @@ TURNS = {
 }
 # Rows or columns that a sketch has at least, if the image has as many.
 SKETCH = 128
+# Rows or columns below which many images look alike: digits do.
+LEAST_LOOK = 48
+# The lowest 8 of 32 rows of the discrete cosine transform.
+COSINES = np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1))
 
 
 class Seen(NamedTuple):
@@ -37,6 +41,9 @@ class Seen(NamedTuple):
     exact: bool
     # Whether the prepared data set can hold the file's own bytes.
     kept: bool
+    # Its perceptual hash of 64 bits (pHash, Zauner 2010): that of thumbnails and of other encodings differs in a few.
+    # None of small images and of those of more than 8 bits.
+    look: int | None = None
     # Of an image of more than 8 bits: what its samples are, the range that they use, and the one that the file gives.
     kind: Kind | None = None
     used: Span | None = None
@@ -65,13 +72,13 @@ def see(content: bytes, *, background: str = "white") -> Seen:
     """Decode an image to know it again. Raises what `upright_rgb` does, but for a missing span."""
     image = _opened(content)
     if samples := _samples(content, image):
-        return Seen(samples.digest(), True, False, samples.kind, samples.used, samples.declared)
+        return Seen(samples.digest(), True, False, None, samples.kind, samples.used, samples.declared)
     image.load()
     # Odd: the middle of a square is a pixel then, the same one however the image is turned.
     step = max(1, min(image.size) // SKETCH)
     step -= step % 2 == 0
     sketch = _rgb(_turned(_sampled(image, step), image), background)
-    return Seen(_digest(sketch, step), step == 1, _kept(image))
+    return Seen(_digest(sketch, step), step == 1, _kept(image), _look(sketch))
 
 
 def digest(content: bytes, *, background: str = "white") -> bytes:
@@ -87,12 +94,26 @@ def png(image: Image.Image) -> bytes:
 
 
 def _opened(content: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise _unread_samples(content) or error from error
     # Pillow spreads the values of a PNG's pixels over 8 bits, but not the one that it says is transparent.
     spread = {"L;2": 85, "L;4": 17}.get(_layout(image), 1)
     if spread > 1 and "transparency" in image.info:
         image.info["transparency"] *= spread
     return image
+
+
+def _unread_samples(content: bytes) -> Unreadable | None:
+    """What is to be told of a good file whose samples Pillow does not read: floats of 64 bits, JPEG of 12."""
+    for kind, reader in (("JPEG", JpegImagePlugin.JpegImageFile), ("TIFF", TiffImagePlugin.TiffImageFile)):
+        try:
+            reader(io.BytesIO(content))
+        except Exception as error:
+            if "layers" in str(error) or "pixel mode" in str(error):
+                return Unreadable(f"{kind} whose samples can't be read ({error}), to be saved with 8 or 16 bits")
+    return None
 
 
 def _layout(image: Image.Image) -> str:
@@ -142,6 +163,15 @@ def _digest(image: Image.Image, step: int) -> bytes:
     return hashlib.sha256(struct.pack("<3I", step, *image.size) + image.tobytes()).digest()
 
 
+def _look(image: Image.Image) -> int | None:
+    """Which of the lowest 8 by 8 frequencies of a grey image of 32 by 32 pixels are above their median, as 64 bits."""
+    if min(image.size) < LEAST_LOOK:
+        return None
+    grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), np.float64)
+    low = COSINES @ grey @ COSINES.T
+    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
+
+
 # Samples of more than 8 bits
 
 # What samples are, by TIFF's BitsPerSample and SampleFormat (TIFF 6.0, sections 8 and 19).
@@ -163,7 +193,7 @@ def _samples(content: bytes, image: Image.Image) -> Samples | None:
         image.load()
         type_ = TIFF_TYPES[bits, form] if tags else "float32" if image.mode == "F" else "uint16"
         values = np.asarray(_turned(image, image)).astype(type_)
-    elif ";16" in layout:
+    elif ";16" in layout or bits > 8:
         if image.mode == "CMYK" or tags.get(PLANAR) == 2:
             raise Unreadable("16 bits a sample in CMYK or in separate planes, to be converted to RGB")
         type_, (values, alpha) = "uint16", _colours(content, layout)

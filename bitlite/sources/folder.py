@@ -37,6 +37,8 @@ def source(folder: Path, *, skip: bool, group: str | None = None, background: st
     )
     for path, error in seen.failed.items():
         problems.add(f"{UNREADABLE}, {pictures.reason(path, error)}", [path])
+    for kind, span in seen.spans.items():
+        problems.remark(f"images of {kind} samples, in which {span} is shown as black to white", seen.deep[kind])
     readable = [image for image in images if image.path in seen.digests]
     torn = _under_several_classes(readable, seen.digests)
     problems.add("files whose image stands under another class too", torn)
@@ -59,7 +61,7 @@ def source(folder: Path, *, skip: bool, group: str | None = None, background: st
 
     splits = defaultdict(list)
     for path, one, split in sorted(usable):
-        splits[split].append(Entry(path, labels[one.name], seen.digests[path], groups.get(path)))
+        splits[split].append(Entry(path, labels[one.name], seen.digests[path], groups.get(path), seen.looks[path]))
     own = {split: splits[split] for split in SPLITS if split in splits}
 
     def fetch(_: str, chosen: list[Entry]) -> Iterator[Example]:

@@ -22,6 +22,8 @@ class Inspection(NamedTuple):
     # tell all, it is that of the sketch, and only of those that share it that of all pixels behind it. So the order of
     # digests, by which splits are drawn, does not change with other images.
     digests: dict[Hashable, bytes]
+    # Their perceptual hashes, None of small images.
+    looks: dict[Hashable, int | None]
     # What was raised in place of the others.
     failed: dict[Hashable, Exception]
     # Those whose files the prepared data set can't hold as they are.
@@ -65,7 +67,8 @@ def inspect(located: Callable[[Collection | None], Iterable[Located]], backgroun
             digests[where] += result
     encoded = {where for where, image in seen.items() if not image.kept}
     shown = {kind: [where for where in used if where in seen] for kind, used in deep.items() if kind in spans}
-    return Inspection(digests, failed, encoded, shown, spans, background)
+    looks = {where: image.look for where, image in seen.items()}
+    return Inspection(digests, looks, failed, encoded, shown, spans, background)
 
 
 def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

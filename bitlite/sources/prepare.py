@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bitlite.images import dataset
 from bitlite.sources import catalog, digits, folder, splits, tfds_set, tree
+from bitlite.sources.likeness import alike
 from bitlite.sources.source import Entry, Source
 from bitlite.workflow.errors import InputError, listed, one_line
 from bitlite.workflow.params import Dataset
@@ -34,6 +35,7 @@ def prepare(params: Dataset, directory: Path = DATASET) -> None:
     if params.max_examples:
         chosen = {name: splits.sample(entries, params.max_examples) for name, entries in chosen.items()}
     _check_classes(params, source.labels, chosen)
+    _report_alike(params.name, chosen)
     examples = {name: partial(source.fetch, name if name in own else "train", chosen[name]) for name in dataset.SPLITS}
     dataset.write(directory, source.labels, examples)
 
@@ -115,6 +117,20 @@ def _report(source: str, found: dict[str, list[Entry]], kept: dict[str, list[Ent
         print(f"{title}: {len(entries)} images, {_counted(copies, 'copies of others')}", file=sys.stderr)
         if leaks:
             print(f"{title}: left out {_counted(leaks, 'that a later split has too')}", file=sys.stderr)
+
+
+def _report_alike(source: str, chosen: dict[str, list[Entry]]) -> None:
+    """Print which images look alike without being equal, but are in different splits or classes."""
+    kinds = {"splits": [], "classes": []}
+    for (split, one), (another, other) in alike(chosen):
+        kinds["splits" if split != another else "classes"].append(f"{one.where} and {other.where}")
+    for kind, pairs in kinds.items():
+        if pairs:
+            print(
+                f"{source}: {len(pairs)} pairs of images in different {kind} that look alike, such as thumbnails and a "
+                f"picture encoded twice do: {listed(pairs)}",
+                file=sys.stderr,
+            )
 
 
 def _counted(places: list, kind: str) -> str:

@@ -17,6 +17,8 @@ class Entry(NamedTuple):
     digest: bytes
     # What it shares with images that must be in the same split, if anything: the video that it is a frame of.
     group: str | None = None
+    # Its perceptual hash, if it has one (see `decoding.Seen`).
+    look: int | None = None
 
 
 class Source(NamedTuple):

@@ -106,8 +106,11 @@ def _inspected(
     for (split, number), error in seen.failed.items():
         raise InputError(f"dataset.name is {name!r}, whose image {number} of {split} can't be read: {one_line(error)}")
     entries = defaultdict(list)
+    for kind, span in seen.spans.items():
+        print(f"{name}: in images of {kind} samples {span} is shown as black to white", file=sys.stderr)
     for (split, number), digest in seen.digests.items():
-        entries[split].append(Entry(number, labels[split, number], digest))
+        look = seen.looks[split, number]
+        entries[split].append(Entry(number, labels[split, number], digest, look=look))
     return dict(entries), fetch
 
 
