@@ -391,7 +391,7 @@ def test_ycck_is_read_as_adobe_writes_it():
 
 
 def test_an_image_is_known_in_any_lossless_file_and_turn():
-    for size in ((9, 14), (400, 650), (651, 401), (515, 1029)):
+    for size in ((9, 14), (400, 650), (651, 401), (520, 1024)):
         pixels = RANDOM.integers(256, size=(*size, 3), dtype=np.uint8)
         image, turned = Image.fromarray(pixels), Image.fromarray(np.ascontiguousarray(np.rot90(pixels)))
         contents = [

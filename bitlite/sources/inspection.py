@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 from bitlite.images import decoding, depth
+from bitlite.images.decoding import Seen
 from bitlite.images.depth import Kind, Span, Unreadable
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -48,15 +49,9 @@ def inspect(located: Callable[[Collection | None], Iterable[Located]], backgroun
     seen, failed = {}, {}
     for where, result in in_parallel(lambda image: _attempt(decoding.see, image, background), located(None)):
         (failed if isinstance(result, Exception) else seen)[where] = result
-    deep = defaultdict(dict)
-    for where, image in seen.items():
-        if image.kind and not image.declared:
-            deep[image.kind][where] = image.used
-    spans = {}
-    for kind, used in deep.items():
-        unreadable = _fit(kind, used, spans)
-        failed |= unreadable
-        seen = {where: image for where, image in seen.items() if where not in unreadable}
+    deep, spans, unfit = _ranges(seen)
+    failed |= unfit
+    seen = {where: image for where, image in seen.items() if where not in unfit}
     digests = {where: image.sketch for where, image in seen.items()}
     alike = Counter(digests.values())
     doubtful = {where for where, image in seen.items() if not image.exact and alike[image.sketch] > 1}
@@ -66,9 +61,8 @@ def inspect(located: Callable[[Collection | None], Iterable[Located]], backgroun
                 raise result
             digests[where] += result
     encoded = {where for where, image in seen.items() if not image.kept}
-    shown = {kind: [where for where in used if where in seen] for kind, used in deep.items() if kind in spans}
     looks = {where: image.look for where, image in seen.items()}
-    return Inspection(digests, looks, failed, encoded, shown, spans, background)
+    return Inspection(digests, looks, failed, encoded, deep, spans, background)
 
 
 def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -93,11 +87,22 @@ def _attempt(look: Callable, image: Located, background: str) -> tuple[Hashable,
         return where, error
 
 
-def _fit(kind: Kind, used: dict[Hashable, Span], spans: dict[Kind, Span]) -> dict[Hashable, Unreadable]:
-    """Add to `spans` the range shown of images of a kind, if there is one. Returns which can't be shown, and why."""
-    try:
-        spans[kind] = span = depth.span(kind, used.values())
-    except Unreadable as error:
-        return dict.fromkeys(used, error)
-    dark = Unreadable(f"all but black: they use less than a 16th of {span}, the range of the set's {kind} samples")
-    return {where: dark for where, its in used.items() if depth.is_dark(its, span)}
+def _ranges(
+    seen: dict[Hashable, Seen],
+) -> tuple[dict[Kind, list[Hashable]], dict[Kind, Span], dict[Hashable, Unreadable]]:
+    """Images whose files give no range for their samples, the range shown of each kind, and what can't be shown so."""
+    used = defaultdict(dict)
+    for where, image in seen.items():
+        if image.kind and not image.declared:
+            used[image.kind][where] = image.used
+    deep, spans, unfit = {}, {}, {}
+    for kind, its in used.items():
+        try:
+            spans[kind] = span = depth.span(kind, its.values())
+        except Unreadable as error:
+            unfit |= dict.fromkeys(its, error)
+            continue
+        dark = Unreadable(f"all but black: they use less than a 16th of {span}, the range of the set's {kind} samples")
+        unfit |= {where: dark for where, range_ in its.items() if depth.is_dark(range_, span)}
+        deep[kind] = [where for where in its if where not in unfit]
+    return deep, spans, unfit
