@@ -280,6 +280,24 @@ def test_transparent_colour_of_a_png():
     np.testing.assert_array_equal(shown(content), expected)
 
 
+def test_an_image_of_which_nothing_is_seen_is_refused():
+    nothing = np.dstack([RGB, np.zeros(RGB.shape[:2], np.uint8)])
+    a_pixel = nothing.copy()
+    a_pixel[3, 3, 3] = 1
+    deep = np.dstack([between(0, 4095, 9, 14, 3), np.zeros((9, 14), int)])
+    for content in (
+        encoded(Image.fromarray(nothing), "PNG"),
+        encoded(Image.fromarray(nothing[:400, :400]), "WEBP", lossless=True),
+        png_file(deep, bits=16, color=6),
+    ):
+        with pytest.raises(Unreadable, match="all pixels are transparent"):
+            decoding.see(content)
+    decoding.see(encoded(Image.fromarray(a_pixel), "PNG"))
+    sparse = np.zeros((500, 500, 4), np.uint8)
+    sparse[0, 0] = 0, 0, 0, 255
+    decoding.see(encoded(Image.fromarray(sparse), "PNG"))
+
+
 # Turns and EXIF
 
 

@@ -194,6 +194,32 @@ def test_damaged_array_record_is_named(tmp_path):
         assert refusal(tmp_path / "out", path.parent).startswith(f"{path} does not hold all of its images")
 
 
+def test_images_of_16_bits_are_shown_by_the_range_that_the_set_uses(tmp_path, capsys):
+    values = np.random.default_rng(0).integers(4095, endpoint=True, size=(30, 16, 16, 1)).astype(np.uint16)
+    values[0, 0, 0] = 4095
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 1), dtype=np.uint16),
+            "label": tfds.features.ClassLabel(names=["a", "b"]),
+        }
+    )
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="deep",
+        version="1.0.0",
+        features=features,
+        split_datasets={
+            "train": [(key, {"image": image, "label": key % 2}) for key, image in enumerate(values)],
+        },
+        data_dir=tmp_path / "tfds",
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+    )
+    directory = prepared(tmp_path / "out", "deep", data_dir=str(tmp_path / "tfds"), validation=0.2, test=0.2)
+    read = np.concatenate([dataset.read(split, (16, 16), directory)[0][:] for split in dataset.SPLITS])
+    expected = np.repeat(np.rint(values * (255 / 4095)), 3, axis=-1).astype(np.uint8)
+    assert sorted(read.tolist()) == sorted(expected.tolist())
+    assert "deep: in images of uint16 samples 0..4095 is shown as black to white" in capsys.readouterr().err
+
+
 def test_directory_of_several_versions_asks_for_one(tmp_path):
     versions = [write_own(tmp_path / "tfds", {"train": 4}, version=version) for version in ("1.0.0", "1.1.0")]
     message = refusal(tmp_path / "out", tmp_path / "tfds" / "my_set")

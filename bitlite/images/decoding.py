@@ -24,6 +24,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+TRANSPARENT = "nothing to see: all pixels are transparent"
 # Rows or columns that a sketch has at least, if the image has as many.
 SKETCH = 128
 # Rows or columns below which many images look alike: digits do.
@@ -69,11 +70,19 @@ def upright_rgb(content: bytes, *, background: str = "white", spans: Mapping[Kin
 
 
 def see(content: bytes, *, background: str = "white") -> Seen:
-    """Decode an image to know it again. Raises what `upright_rgb` does, but for a missing span."""
+    """Decode an image to know it again.
+
+    Raises Unreadable if its samples can't be shown, or all of it is transparent, and whatever Pillow raises of a file
+    that is no image.
+    """
     image = _opened(content)
     if samples := _samples(content, image):
+        if samples.alpha is not None and not samples.alpha.any():
+            raise Unreadable(TRANSPARENT)
         return Seen(samples.digest(), True, False, None, samples.kind, samples.used, samples.declared)
     image.load()
+    if image.has_transparency_data and image.convert("RGBA").getextrema()[-1] == (0, 0):
+        raise Unreadable(TRANSPARENT)
     # Odd: the middle of a square is a pixel then, the same one however the image is turned.
     step = max(1, min(image.size) // SKETCH)
     step -= step % 2 == 0
