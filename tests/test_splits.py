@@ -289,6 +289,19 @@ def test_without_a_group_frames_are_torn_apart(tmp_path):
     assert any(number < 3 for number in found["test"].values())
 
 
+def test_frames_leave_training_whose_video_the_own_test_split_has(tmp_path, capsys):
+    folder = write_videos(tmp_path / "folder" / "train").parent
+    for name in ("ant", "bee"):
+        (folder / "test" / name).mkdir(parents=True)
+        (folder / "train" / name / f"{name}_v07_2.png").rename(folder / "test" / name / f"{name}_v07_2.png")
+    found = videos_of(folder, prepared(tmp_path / "out", folder, group="^(.*)_", validation=0.2))
+    assert found["test"] == {"ant_v07": 1, "bee_v07": 1}
+    assert not found["test"].keys() & (found["train"].keys() | found["validation"].keys())
+    assert len(found["train"] + found["validation"]) == 38
+    told = f"{folder}, train: left out 4 that a later split has too or has others of their group: "
+    assert told in capsys.readouterr().err
+
+
 def test_group_by_folder(tmp_path):
     for number in range(24):
         path = tmp_path / "folder" / "ab"[number % 2] / f"video{number // 4}" / f"{number}.png"
@@ -300,8 +313,9 @@ def test_group_by_folder(tmp_path):
 
 def test_group_that_matches_no_name_is_refused(tmp_path):
     folder = write_folder(tmp_path / "folder", ant=5, bee=5)
-    message = refusal(tmp_path / "out", folder, group="^(.*)_")
-    assert message == f"dataset.group is '^(.*)_', which matches no file name of {str(folder)!r}"
+    for pattern in ("^(.*)_", "x*", "(_.*)?png"):
+        message = refusal(tmp_path / "out", folder, group=pattern)
+        assert message == f"dataset.group is {pattern!r}, which matches no file name of {str(folder)!r}"
     assert refusal(tmp_path / "out", "mnist5k", group="^(.*)_").endswith("matches no file name of 'mnist5k'")
 
 

@@ -53,8 +53,8 @@ def source(folder: Path, *, skip: bool, group: str | None = None, background: st
     groups = _groups(usable, group, problems) if group else {}
     hint = ""
     if len(labels) < 2:
-        found = listed(labels) or "none"
-        hint = f"two or more class folders with images are needed, found: {found}; {tree.hint(folder)}"
+        few = listed(labels) or "none"
+        hint = f"two or more class folders with images are needed, found: {few}; {tree.hint(folder)}"
     elif not any(image.split == "train" for image in usable):
         hint = "there is no usable image for training"
     problems.settle(skip=skip, hint=hint)
@@ -77,9 +77,8 @@ def _images(found: Tree, problems: Problems) -> list[Found]:
     others = Counter(map(pictures.ending, set(paths) - meant))
     counts = [f"{number} {ending}" for ending, number in sorted(others.items())]
     problems.remark("kinds of files that are no images, left out", counts)
-    problems.add(
-        f"images outside the class folders, {tree.EXPECTED}", [path for path in found.outside if path in meant]
-    )
+    outside = [path for path in found.outside if path in meant]
+    problems.add(f"images outside the class folders, {tree.EXPECTED}", outside)
     raw = [file.path for file in found.files if file.path in meant and pictures.is_raw(file.path)]
     problems.add(f"{UNREADABLE}, {pictures.RAW_REASON}", raw)
     return [file for file in found.files if file.path in meant and not pictures.is_raw(file.path)]
@@ -96,8 +95,11 @@ def _under_several_classes(images: list[Found], digests: dict[Path, bytes]) -> d
 
 def _groups(images: list[Found], pattern: str, problems: Problems) -> dict[Path, str]:
     """What `pattern` finds in the path of each image below its class folder, or in its one pair of parentheses."""
-    matches = {path: re.search(pattern, path.relative_to(one).as_posix()) for path, one, _ in images}
-    groups = {path: match[match.re.groups] for path, match in matches.items() if match}
-    alone = [path for path, match in matches.items() if not match]
+    groups = {}
+    for path, one, _ in images:
+        match = re.search(pattern, path.relative_to(one).as_posix())
+        if match and (shared := match[match.re.groups]):
+            groups[path] = shared
+    alone = [image.path for image in images if image.path not in groups]
     problems.remark("images that dataset.group does not match, each by itself", alone)
     return groups

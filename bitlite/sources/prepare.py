@@ -116,7 +116,8 @@ def _report(source: str, found: dict[str, list[Entry]], kept: dict[str, list[Ent
         title = source if len(found) == 1 else f"{source}, {name}"
         print(f"{title}: {len(entries)} images, {_counted(copies, 'copies of others')}", file=sys.stderr)
         if leaks:
-            print(f"{title}: left out {_counted(leaks, 'that a later split has too')}", file=sys.stderr)
+            of_groups = " or has others of their group" if any(entry.group for entry in entries) else ""
+            print(f"{title}: left out {_counted(leaks, f'that a later split has too{of_groups}')}", file=sys.stderr)
 
 
 def _report_alike(source: str, chosen: dict[str, list[Entry]]) -> None:
