@@ -1,0 +1,108 @@
+"""Each image of a source is looked at once: whether it can be read, what it is known by, how it will be stored."""
+
+import os
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+from bitlite.images import decoding, depth
+from bitlite.images.decoding import Seen
+from bitlite.images.depth import Kind, Span, Unreadable
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+# Where an image is, in a source of one's own choice, and what brings its file's bytes.
+Located = tuple[Hashable, Callable[[], bytes]]
+
+
+class Inspection(NamedTuple):
+    """What is known of a source's images."""
+
+    # Of each image that can be shown, what only equal images share: SHA-256 of pixels as they are shown, whatever the
+    # file's format; of more than 8 bits, of the samples that the file holds. Of images too large for their sketch to
+    # tell all, it is that of the sketch, and only of those that share it that of all pixels behind it. So the order of
+    # digests, by which splits are drawn, does not change with other images.
+    digests: dict[Hashable, bytes]
+    # Their perceptual hashes, None of small images.
+    looks: dict[Hashable, int | None]
+    # What was raised in place of the others.
+    failed: dict[Hashable, Exception]
+    # Those whose files the prepared data set can't hold as they are.
+    encoded: set[Hashable]
+    # Images of more than 8 bits whose files do not say what is black and what white, and the range found for each kind.
+    deep: dict[Kind, list[Hashable]]
+    spans: dict[Kind, Span]
+    background: str
+
+    def stored(self, where: Hashable, content: bytes) -> bytes:
+        """The file of this `content` as the data set holds it: itself, or a PNG."""
+        if where not in self.encoded:
+            return content
+        return decoding.png(decoding.upright_rgb(content, background=self.background, spans=self.spans))
+
+
+def inspect(located: Callable[[Collection | None], Iterable[Located]], background: str = "white") -> Inspection:
+    """Decode every image of a source once, on all cores; again only what can't be told apart else.
+
+    located: goes through the images at some places, or with None through all, and is called once or twice.
+    """
+    seen, failed = {}, {}
+    for where, result in in_parallel(lambda image: _attempt(decoding.see, image, background), located(None)):
+        (failed if isinstance(result, Exception) else seen)[where] = result
+    deep, spans, unfit = _ranges(seen)
+    failed |= unfit
+    seen = {where: image for where, image in seen.items() if where not in unfit}
+    digests = {where: image.sketch for where, image in seen.items()}
+    alike = Counter(digests.values())
+    doubtful = {where for where, image in seen.items() if not image.exact and alike[image.sketch] > 1}
+    if doubtful:
+        for where, result in in_parallel(lambda image: _attempt(decoding.digest, image, background), located(doubtful)):
+            if isinstance(result, Exception):
+                raise result
+            digests[where] += result
+    encoded = {where for where, image in seen.items() if not image.kept}
+    looks = {where: image.look for where, image in seen.items()}
+    return Inspection(digests, looks, failed, encoded, deep, spans, background)
+
+
+def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """The results in order, computed in a thread for each core. Few of them ever wait, so few items are in memory."""
+    cores = os.cpu_count()
+    waiting = deque()
+    with ThreadPoolExecutor(cores) as threads:
+        for item in items:
+            waiting.append(threads.submit(function, item))
+            if len(waiting) > 2 * cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _attempt(look: Callable, image: Located, background: str) -> tuple[Hashable, object]:
+    """What `look` returns or raises of an image, behind where that is."""
+    where, load = image
+    try:
+        return where, look(load(), background=background)
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them stumble over
+        return where, error
+
+
+def _ranges(
+    seen: dict[Hashable, Seen],
+) -> tuple[dict[Kind, list[Hashable]], dict[Kind, Span], dict[Hashable, Unreadable]]:
+    """Images whose files give no range for their samples, the range shown of each kind, and what can't be shown so."""
+    used = defaultdict(dict)
+    for where, image in seen.items():
+        if image.kind and not image.declared:
+            used[image.kind][where] = image.used
+    deep, spans, unfit = {}, {}, {}
+    for kind, its in used.items():
+        try:
+            spans[kind] = span = depth.span(kind, its.values())
+        except Unreadable as error:
+            unfit |= dict.fromkeys(its, error)
+            continue
+        dark = Unreadable(f"all but black: they use less than a 16th of {span}, the range of the set's {kind} samples")
+        unfit |= {where: dark for where, range_ in its.items() if depth.is_dark(range_, span)}
+        deep[kind] = [where for where in its if where not in unfit]
+    return deep, spans, unfit
