@@ -45,6 +45,8 @@ def _from_weights(name: str, source: str, weights: dict[str, np.ndarray]) -> Bit
     for key, value in weights.items():
         if value.dtype.kind != "f":
             raise InputError(f"backbone weights {source}: {key} is of type {value.dtype}")
+        if not np.isfinite(value).all():
+            raise InputError(f"backbone weights {source}: {key} has values that are not finite")
     shape = _shape(name, weights, source)
     if name in PUBLISHED:
         _check_name(name, source, shape)

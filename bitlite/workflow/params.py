@@ -1,5 +1,6 @@
 """params.yaml, checked as a whole: every stage calls `load()` before any work."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -71,7 +72,7 @@ class Finetune(Section):
     mixup: Auto | Share = "auto"
     flip: bool = True
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    batch_split: Positive = 1
+    batch_split: Auto | Positive = "auto"
     precision: Literal["float32", "mixed"] = "float32"
     devices: Literal["one", "all", "all_hosts"] = "one"
     cache_mb: Count = 1000
@@ -169,6 +170,12 @@ class Combine(Section):
         if any(isinstance(part, Magnitude | NM) for part in self.parts[:-1]):
             raise ValueError("only the last part can be magnitude or n_m: what comes after would train zeros away")
         return self
+
+
+def keyed(entry: "Pruning") -> Iterator[tuple[str, Recovery]]:
+    """The parts of an entry of `pruning`, each with its key below that of the entry: "" where it is its only part."""
+    for number, part in enumerate(entry.parts):
+        yield f"parts[{number}]" if isinstance(entry, Combine) else "", part
 
 
 class Output(Section):
