@@ -21,7 +21,7 @@ from bitlite.workflow import command, metrics, scores
 from bitlite.workflow.errors import under
 from bitlite.workflow.files import write_csv
 from bitlite.workflow.params import load
-from bitlite.workflow.paths import BACKBONE, FINETUNED, FINETUNED_PREDICTIONS, INTERRUPTED, METRICS, PLOTS
+from bitlite.workflow.paths import BACKBONE, FINETUNED, FINETUNED_PREDICTIONS, METRICS, PLOTS, interrupted
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
         with under("finetune"):
             return fit(model, run, desc="finetune")
     # Hosts would have to agree on the checkpoint that they go on from.
-    checkpoint = None if many_hosts else Checkpoint(INTERRUPTED, dataset.digest())
+    checkpoint = None if many_hosts else Checkpoint(interrupted(), dataset.digest())
     with logged(PLOTS / "finetune") as log, under("finetune"):
         fit(model, run, desc="finetune", log=log, checkpoint=checkpoint)
 

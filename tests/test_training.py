@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from bitlite.bit.shapes import Shape
 from bitlite.bit.weights import untrained
 from bitlite.training import limits, loop
 from bitlite.training.batches import GREY, Images, ahead, batches
-from bitlite.training.checkpoint import Checkpoint
+from bitlite.training.checkpoint import KEPT, Checkpoint
 from bitlite.training.inference import PREDICTION_BATCH, inference, mean_loss, predict
 from bitlite.training.loop import Run, fit
 from bitlite.training.recipe import Recipe, learning_rate
@@ -332,7 +333,7 @@ def interrupt(at):
 def test_interrupted_training_ends_as_an_unbroken_one(tmp_path, monkeypatch, logged):
     monkeypatch.setattr(loop, "LOGGED", logged)
     unbroken, curve = trained(bit_of())
-    checkpoint = Checkpoint(tmp_path / "state.npz", "data", seconds=0)
+    checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
     for at in (7, 13, 17) if logged == 20 else (13,):
         with pytest.raises(Interruption):
             trained(bit_of(), checkpoint=checkpoint, log=interrupt(at))
@@ -343,7 +344,7 @@ def test_interrupted_training_ends_as_an_unbroken_one(tmp_path, monkeypatch, log
 
 
 def test_training_goes_on_from_the_checkpoint_instead_of_the_start(tmp_path, monkeypatch):
-    checkpoint = Checkpoint(tmp_path / "state.npz", "data", seconds=0)
+    checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
     with pytest.raises(Interruption):
         trained(bit_of(), checkpoint=checkpoint, log=interrupt(15))
     firsts = []
@@ -353,7 +354,7 @@ def test_training_goes_on_from_the_checkpoint_instead_of_the_start(tmp_path, mon
 
 
 def test_checkpoint_of_another_trunk_is_ignored(tmp_path):
-    plain, checkpoint = replace(RECIPE, flip=False), Checkpoint(tmp_path / "state.npz", "data", seconds=0)
+    plain, checkpoint = replace(RECIPE, flip=False), Checkpoint(tmp_path / "states", "data", seconds=0)
     expected, _ = trained(bit_of(), plain, part="head")
     with pytest.raises(Interruption):
         trained(bit_of(seed=1), plain, part="head", checkpoint=checkpoint, log=interrupt(12))
@@ -362,7 +363,7 @@ def test_checkpoint_of_another_trunk_is_ignored(tmp_path):
 
 @pytest.mark.parametrize("other", ["data", "seed", "recipe", "weights", "part", "precision", "damage"])
 def test_checkpoint_of_another_run_is_ignored(tmp_path, run, other):
-    checkpoint = Checkpoint(tmp_path / "state.npz", "other" if other == "data" else "data", seconds=0)
+    checkpoint = Checkpoint(tmp_path / "states", "other" if other == "data" else "data", seconds=0)
     recipe = replace(RECIPE, flip=False) if other == "recipe" else RECIPE
     with pytest.raises(Interruption), network.precision("mixed" if other == "precision" else "float32"):
         trained(
@@ -370,10 +371,51 @@ def test_checkpoint_of_another_run_is_ignored(tmp_path, run, other):
             part="last_block" if other == "part" else "all", log=interrupt(12),
         )  # fmt: skip
     if other == "damage":
-        checkpoint.path.write_bytes(checkpoint.path.read_bytes()[:-100])
+        (path,) = checkpoint.directory.glob("*.npz")
+        path.write_bytes(path.read_bytes()[:-100])
     weights, curve = trained(bit_of(), checkpoint=replace(checkpoint, identity="data"))
     assert digest(weights) == digest(run[0])
     assert curve == run[1]
+
+
+def test_runs_beside_each_other_go_on_from_their_own(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
+    for seed in (0, 1):
+        with pytest.raises(Interruption):
+            trained(bit_of(), seed=seed, checkpoint=checkpoint, log=interrupt(12))
+    points = []
+
+    def log(step, values):
+        points.append(step)
+        interrupt(13)(step, values)
+
+    for seed in (0, 1):
+        with pytest.raises(Interruption):
+            trained(bit_of(), seed=seed, checkpoint=checkpoint, log=log)  # what is done already is logged at once
+    assert points == 2 * list(range(1, 14))
+    assert len(list(checkpoint.directory.iterdir())) == 2
+
+
+def test_an_equal_run_beside_does_no_harm(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
+
+    def beside(step, _):
+        if step == 10:
+            trained(bit_of(), checkpoint=checkpoint)  # goes on from this one's file, and removes it in the end
+        if step == 15:
+            shutil.rmtree(checkpoint.directory)
+
+    weights, _ = trained(bit_of(), checkpoint=checkpoint, log=beside)
+    assert digest(weights) == digest(trained(bit_of())[0])
+    assert not any(tmp_path.iterdir())
+
+
+def test_few_unfinished_runs_are_kept(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
+    for seed in range(KEPT + 2):
+        with pytest.raises(Interruption):
+            trained(bit_of(), seed=seed, checkpoint=checkpoint, log=interrupt(2))
+    assert len(list(checkpoint.directory.iterdir())) == KEPT
 
 
 # Devices, precision, memory
@@ -459,7 +501,7 @@ def test_first_host(monkeypatch, config, first):
     ],
 )
 def test_a_rate_too_high_stops_training_and_leaves_no_checkpoint(tmp_path, changes, part, told):
-    checkpoint = Checkpoint(tmp_path / "state.npz", "data", seconds=0)
+    checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
     with pytest.raises(WrongValue, match=f"^{told}.*; try 0.0002$") as error:
         trained(bit_of(), replace(RECIPE, **changes), part=part, checkpoint=checkpoint)
     assert len(str(error.value).splitlines()) == 1

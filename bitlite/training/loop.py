@@ -92,11 +92,11 @@ def fit(
             progress.recent.append(step(*batch))
             progress.done += 1
             bar.update()
-            if not np.isfinite(progress.recent[-1][0]):
-                raise _astray(run.recipe, progress.done, "the loss is not finite", checkpoint)
+            if wrong := _wrong(progress, model, most, look=progress.done in log_at):
+                if checkpoint:
+                    checkpoint.remove(fingerprint)
+                raise _astray(run.recipe, progress.done, wrong)
             if progress.done in log_at:
-                if not (largest := _largest(model)) <= most:
-                    raise _astray(run.recipe, progress.done, f"a weight has grown to {largest:.2g}", checkpoint)
                 loss, hits = np.mean(progress.recent, axis=0)
                 progress.recent = []
                 values = {"loss": float(loss), "accuracy": float(hits), "learning_rate": rate}
@@ -110,22 +110,28 @@ def fit(
                 checkpoint.save(fingerprint, variables, progress)
                 saved = time.monotonic()
     if checkpoint:
-        checkpoint.remove()
+        checkpoint.remove(fingerprint)
 
 
 def _largest(model: tf.keras.Model) -> float:
     """The largest absolute value of the weights that are trained, NaN if one is."""
-    return float(np.max([tf.reduce_max(tf.abs(each)) for each in model.trainable_variables]))  # NaN wins
+    return float(np.max([tf.reduce_max(tf.abs(each)) for each in model.trainable_variables]))
 
 
-def _astray(recipe: Recipe, step: int, what: str, checkpoint: Checkpoint | None) -> WrongValue:
-    """The error that training has gone astray; what it left to go on from is removed."""
-    if checkpoint:
-        checkpoint.remove()
-    if step == 1 and recipe.distillation:  # no weight has changed yet
-        return WrongValue(f"temperature is {recipe.temperature:g}: at step 1 {what}; try 2")
+def _wrong(progress: Progress, model: tf.keras.Model, most: float, *, look: bool) -> str | None:
+    """What is wrong with the last step, if something is: its loss or, where `look` asks for them, the weights."""
+    if not np.isfinite(progress.recent[-1][0]):
+        return "the loss is not finite"
+    if look and not (largest := _largest(model)) <= most:
+        return f"a weight has grown to {largest:.2g}"
+    return None
+
+
+def _astray(recipe: Recipe, step: int, wrong: str) -> WrongValue:
+    if step == 1 and recipe.distillation:  # no weight had changed before
+        return WrongValue(f"temperature is {recipe.temperature:g}: at step 1 {wrong}; try 2")
     rate = min(recipe.learning_rate / 10, hyperrule.peak_rate(recipe.batch_size))
-    return WrongValue(f"learning_rate is {recipe.learning_rate:g}: at step {step} {what}; try {rate:.1g}")
+    return WrongValue(f"learning_rate is {recipe.learning_rate:g}: at step {step} {wrong}; try {rate:.1g}")
 
 
 def _on_features(model: tf.keras.Model, run: Run) -> tuple[tf.keras.Model, Run]:
