@@ -1,6 +1,7 @@
 """params.yaml, checked as a whole: every stage calls `load()` before any work."""
 
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -311,6 +312,10 @@ class Params(Section):
         return self
 
 
+# Names and paths, which are taken as they are written: 2024 is a folder, not a number.
+AS_WRITTEN = {"dataset": ("name", "data_dir"), "backbone": ("name", "source")}
+
+
 def load(path: Path = Path("params.yaml")) -> Params:
     """The checked content of `path`. Raises InputError that names the key, its value and what is allowed."""
     try:
@@ -319,9 +324,19 @@ def load(path: Path = Path("params.yaml")) -> Params:
     except (OSError, ValueError, YAMLError) as error:
         raise InputError(f"{path} cannot be read: {one_line(error)}") from error
     try:
-        return Params.model_validate(content)
+        return Params.model_validate(_with_texts(content, path))
     except ValidationError as error:
         raise InputError(f"{path}: {one_line(_first_problem(error, content))}") from error
+
+
+def _with_texts(content: Any, path: Path) -> Any:
+    """`content` with the values of AS_WRITTEN as they stand in the file at `path`."""
+    for section, keys in AS_WRITTEN.items():
+        values = content.get(section) if isinstance(content, dict) else None
+        for key in keys if isinstance(values, dict) else ():
+            if isinstance(values.get(key), bool | int | float | date):
+                values[key] = YAML(typ="base", pure=True).load(path)[section][key]
+    return content
 
 
 def _first_problem(error: ValidationError, content: Any) -> str:
