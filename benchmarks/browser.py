@@ -1,10 +1,10 @@
-"""What LiteRT.js makes of .tflite files in a browser, against LiteRT here.
+"""What LiteRT.js and MediaPipe make of .tflite files in a browser, against LiteRT here.
 
     python -m benchmarks.browser models/tflite/*.tflite
 
-Runs classify.js of docs/browser.md in headless Chromium on IMAGES test images: on the CPU by WASM, and by WebGPU on
-SwiftShader, a GPU in software, whose answers count and not its time. Needs chromium and npm (apt-get install); npm
-fetches LiteRT.js once.
+Runs classify.js of docs/browser.md, and MediaPipe's ImageClassifier, in headless Chromium on IMAGES test images: on the
+CPU by WASM, and by WebGPU and WebGL on SwiftShader, a GPU in software, whose answers count and not its time. Needs
+chromium and npm (apt-get install); npm fetches PACKAGES once.
 """
 
 import functools
@@ -34,21 +34,22 @@ from bitlite.workflow.command import run
 from bitlite.workflow.errors import InputError, one_line
 
 IMAGES = 20
-ACCELERATORS = ("wasm", "webgpu")
+# What runs files in a browser, and on which accelerators.
+RUNTIMES = {"LiteRT.js": ("wasm", "webgpu"), "MediaPipe": ("wasm", "webgl")}
 DOCUMENT = Path("docs/browser.md")
 # What npm fetches, and where to.
-PACKAGES, FOLDER = ("@litertjs/core@2.5.3",), Path(".browser")
+PACKAGES, FOLDER = ("@litertjs/core@2.5.3", "@mediapipe/tasks-vision@1.1.0"), Path(".browser")
 CHROMIUM = (
     "chromium", "--headless", "--no-sandbox", "--no-first-run", "--disable-quic", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--enable-unsafe-webgpu",
     "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan", "--use-vulkan=swiftshader",
+    "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
 )  # fmt: skip
 # Seconds until a page must have answered.
 PATIENCE = 120
 TASK = """
-import { classifier } from "./classify.js";
-
-const { accelerator, images } = await (await fetch("task.json")).json();
+const { script, accelerator, images } = await (await fetch("task.json")).json();
+const { classifier } = await import(script);
 const classify = await classifier("model.tflite", { accelerator });
 const scores = [], milliseconds = [];
 for (let number = 0; number < images; number++) {
@@ -58,6 +59,21 @@ for (let number = 0; number < images; number++) {
   milliseconds.push(performance.now() - start);
 }
 answer({ scores, milliseconds });
+"""
+# As classify.js, by MediaPipe, whose scores are floats for every file, the largest first.
+MEDIAPIPE = """
+import { FilesetResolver, ImageClassifier } from "./node_modules/@mediapipe/tasks-vision/vision_bundle.mjs";
+
+const wasm = await FilesetResolver.forVisionTasks("./node_modules/@mediapipe/tasks-vision/wasm");
+
+export async function classifier(url, { accelerator }) {
+  const baseOptions = { modelAssetPath: url, delegate: { wasm: "CPU", webgl: "GPU" }[accelerator] };
+  const model = await ImageClassifier.createFromOptions(wasm, { baseOptions, canvas: new OffscreenCanvas(1, 1) });
+  return (image) => {
+    const { categories } = model.classify(image).classifications[0];
+    return categories.sort((one, other) => one.index - other.index).map(({ score }) => score);
+  };
+}
 """
 # `answer` sends the value that a page comes to, as JSON; what goes wrong is sent in its place.
 ANSWER = """
@@ -78,24 +94,28 @@ class Answers:
     milliseconds: np.ndarray
 
 
-def answers(path: Path, images: np.ndarray, accelerator: str) -> Answers:
-    """Of the file at `path` on `images` uint8 [images, height, width, 3], of its own size, by one of ACCELERATORS.
+def answers(path: Path, images: np.ndarray, accelerator: str, by: str = "LiteRT.js") -> Answers:
+    """Of the file at `path` on `images` uint8 [images, height, width, 3], of its own size.
 
-    Raises InputError with what LiteRT.js or Chromium says if there are none, or with what is to be installed.
+    by, accelerator: of RUNTIMES. Raises InputError with what the runtime or Chromium says if there are none, or with
+    what is to be installed.
     """
     with tempfile.TemporaryDirectory() as scratch:
         site = Path(scratch)
         shutil.copyfile(path, site / "model.tflite")
         for number, image in enumerate(images):
             Image.fromarray(image).save(site / f"{number}.png")
-        (site / "task.json").write_text(json.dumps({"accelerator": accelerator, "images": len(images)}))
+        (site / "mediapipe.js").write_text(MEDIAPIPE)
+        script = {"LiteRT.js": "./classify.js", "MediaPipe": "./mediapipe.js"}[by]
+        task = {"script": script, "accelerator": accelerator, "images": len(images)}
+        (site / "task.json").write_text(json.dumps(task))
         (importmap,) = re.findall(r'<script type="importmap">.*?</script>', documented("html"), re.DOTALL)
         found = visit(site, f'{importmap}<script type="module">{TASK}</script>')
     if "error" in found:
-        raise InputError(f"LiteRT.js has no answer for {path} by {accelerator}: {one_line(found['error'])}")
+        raise InputError(f"{by} has no answer for {path} by {accelerator}: {one_line(found['error'])}")
     scores, (_, output) = np.array(found["scores"], np.float32), signature(path)
-    if output.scale:
-        scores = (scores - output.zero_point) * np.float32(output.scale)
+    if by == "LiteRT.js":
+        scores = output.real(scores)
     return Answers(scores, np.array(found["milliseconds"]))
 
 
@@ -161,20 +181,20 @@ def served(site: Path) -> Iterator[tuple[str, queue.Queue]]:
 
 
 def main(*files: str) -> None:
-    print(f"{'':32}{'':8}agreement  difference     ms")
+    print(f"{'':32}{'':18}agreement  difference     ms")
     for path in map(Path, files):
         images, _ = dataset.read("test", runtime.Classifier(path).image_size)
         expected = runtime.logits(path, images[:IMAGES])
-        for accelerator in ACCELERATORS:
+        for by, accelerator in [(by, each) for by, accelerators in RUNTIMES.items() for each in accelerators]:
             try:
-                found = answers(path, images[:IMAGES], accelerator)
+                found = answers(path, images[:IMAGES], accelerator, by)
             except InputError as error:
                 print(error, file=sys.stderr)
                 continue
             agreement = np.mean(found.scores.argmax(axis=1) == expected.argmax(axis=1))
             difference = np.abs(found.scores - expected).max() / np.abs(expected).max()
             took = np.median(found.milliseconds)
-            print(f"{path.stem:32}{accelerator:8}{agreement:9.2f}{difference:12.6f}{took:7.1f}", flush=True)
+            print(f"{path.stem:32}{by:10}{accelerator:8}{agreement:9.2f}{difference:12.6f}{took:7.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ integers mean made floats, or the reason for which the runtime refuses the file.
 
 import importlib
 import json
+import os
 import sys
+import traceback
 
 import numpy as np
 
@@ -37,6 +39,8 @@ def outputs(interpreter, images):
 if __name__ == "__main__":
     file, images = sys.argv[1:]
     module = interpreters()
+    # An error other than a refusal is this script's own. uv ends with 1 or 2 where it has no such environment.
+    sys.excepthook = lambda *error: (traceback.print_exception(*error), os._exit(3))
     try:
         interpreter = module.Interpreter(file)
         interpreter.allocate_tensors()

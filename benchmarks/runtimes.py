@@ -113,8 +113,10 @@ def answer(runtime: str, path: Path, images: np.ndarray) -> np.ndarray | str:
         ]
         command = [sys.executable, "-m", "uv", "run", "--quiet", *environment, "python", SCRIPT, path, stored]
         run = subprocess.run(command, capture_output=True, text=True)
-    if run.returncode in (1, 2):  # of the script or of uv
+    if run.returncode in (1, 2):  # of uv
         raise Unavailable(run.stderr.strip())
+    if run.returncode == 3:  # of the script
+        raise RuntimeError(f"{path} on {runtime}: {run.stderr.strip()}")
     if run.returncode:  # by a signal
         return np.full((len(images), 1), np.nan)
     found = json.loads(run.stdout.splitlines()[-1])

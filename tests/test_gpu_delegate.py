@@ -26,25 +26,30 @@ def grouped(*leading):
     return to_file(graph)
 
 
-def strided(bits, *rewrites):
+def strided(bits, lowered):
     """A projection of a first unit, with integer weights."""
     graph = Graph(Tensor("pixels", (1, 4, 4, 3)))
-    kernel = constant("kernel", weights(1, 1, 3, 4))
-    y = graph.operator("conv", "conv", [graph.input, kernel], (1, 2, 2, 4), stride=2)
-    graph.reshape("outputs", y, (1, 16))
-    for rewrite in (*rewrites, lowering.convolution):
+    kernel = weights(1, 1, 3, 4)
+    if lowered:
+        graph.operator("conv", "conv", [graph.input, constant("kernel", kernel)], (1, 2, 2, 4), stride=2)
+    else:
+        graph.convolve("conv", graph.input, kernel, stride=2)
+    graph.reshape("outputs", graph.output, (1, 16))
+    for rewrite in lowering.REWRITES:
         graph = rewritten(graph, rewrite)
     return quantizer.dynamic(to_file(graph), bits=bits)
 
 
-def pooled(*rewrites):
+def pooled(lowered):
     """The root's pool on negative values."""
     graph = Graph(Tensor("pixels", (1, 4, 4, 3)))
     negative = graph.subtract("negative", graph.input, constant("offset", 300))
-    graph.reshape("outputs", graph.operator("pool", "pool", [negative], (1, 2, 2, 3)), (1, 12))
-    for rewrite in (*rewrites, lowering.pool):
-        graph = rewritten(graph, rewrite)
-    return to_file(graph)
+    if lowered:
+        graph.operator("pool", "pool", [negative], (1, 2, 2, 3))
+    else:
+        graph.max_pool("pool", graph.pad_image("pad", negative, 1, 1), 3, 2)
+    graph.reshape("outputs", graph.output, (1, 12))
+    return to_file(rewritten(graph, lowering.pool))
 
 
 def checked(content, tmp_path):
@@ -57,16 +62,16 @@ def checked(content, tmp_path):
 
 
 RIGHT = {
-    "leading 1": grouped(1),
-    "sliced int8": strided(8, lowering.sliced),
-    "sliced int4": strided(4, lowering.sliced),
-    "flat pool": pooled(lowering.flat_pool),
+    "leading ones": grouped(1, 1),
+    "strided int8": strided(8, lowered=True),
+    "strided int4": strided(4, lowered=True),
+    "padded pool": pooled(lowered=True),
 }
 WRONG = {
     "first dimension": grouped(),
-    "strided int8": strided(8),
-    "strided int4": strided(4),
-    "padded pool": pooled(),
+    "strided int8": strided(8, lowered=False),
+    "strided int4": strided(4, lowered=False),
+    "padded pool": pooled(lowered=False),
 }
 
 

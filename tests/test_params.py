@@ -68,7 +68,7 @@ def test_bounds_that_are_allowed(committed):
     allowed = {
         "finetune.steps": 0, "finetune.mixup": 0, "pruning.magnitude.sparsity": 0, "pruning.magnitude.steps": 0,
         "pruning.channels.keep": 1, "pruning.channels.distillation": 1, "compare.max_accuracy_drop": 1,
-        "benchmark.warmup_runs": 0, "finetune.resize": 32,
+        "benchmark.warmup_runs": 0, "finetune.resize": 32, "where.images": 0,
     }  # fmt: skip
     for key, value in allowed.items():
         change(committed, key, value)
@@ -136,6 +136,8 @@ def test_numbers_are_those_of_yaml_1_2(committed):
         ("pruning.channels.temperature", 0, "greater than 0"),
         ("pruning.channels.temperature", NAN, "a finite number"),
         ("pruning.channels", "channels", "a valid dictionary"),
+        ("where.images", -1, "greater than or equal to 0"),
+        ("where.npu.accelerator", "ethos-u55-100", "'ethos-u55-128', 'ethos-u55-256'"),
         ("quantization.int8.calibration_images", 0, "greater than or equal to 1"),
         ("quantization.int8.calibration_images", True, INTEGER),
         ("quantization.int8.calibration_seed", -1, "greater than or equal to 0"),
@@ -154,6 +156,22 @@ def test_bad_value(committed, capsys, key, value, allowed):
     message = refusal(capsys)
     assert message.startswith(f"params.yaml: {key} is {value!r}: ")
     assert allowed in message
+
+
+@pytest.mark.parametrize(
+    ("npu", "told"),
+    [
+        ({"system_config": "Ethos_U65_High_End"}, "system_config Ethos_U65_High_End is no system of an ethos-u55"),
+        (
+            {"memory_mode": "Dedicated_Sram"},
+            "memory_mode Dedicated_Sram needs a system with DRAM, Ethos_U55_High_End_Embedded has none",
+        ),
+    ],
+)
+def test_npus_that_there_are_not(committed, capsys, npu, told):
+    committed["where"]["npu"] |= npu
+    write(committed)
+    assert refusal(capsys) == f"params.yaml: where.npu: {told}"
 
 
 @pytest.mark.parametrize(

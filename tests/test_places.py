@@ -25,7 +25,7 @@ def found(place: str, **changes):
 
 
 def test_what_fits():
-    assert found("GPU") == (True, "right (off by 0.001 %)")
+    assert found("GPU") == (True, "right (off by less than 0.1 %)")
     assert found("float16") == (True, "right (peak 25.0 % of its range)")
     assert found("Microcontroller") == (True, "right (207 kB)")
     assert found("NPU") == (True, "whole (4.60 M cycles)")
@@ -61,9 +61,13 @@ def test_a_place_may_refuse_a_file():
 
 
 def test_a_part_is_not_enough():
-    assert found("GPU", gpu_whole=False) == (False, "right (in part, off by 0.001 %)")
+    assert found("GPU", gpu_whole=False) == (False, "right (in part, off by less than 0.1 %)")
     assert found("NPU", npu_share=0.97) == (False, "97.0 % (4.60 M cycles)")
     assert found("NPU", **NO_NPU) == (False, "none")
+
+
+def test_the_same_classes_of_other_outputs_are_not_enough():
+    assert found("GPU", gpu_difference=0.5) == (False, "right (off by 50.0 %)")
 
 
 def test_right_answers_do_not_make_up_for_values_beyond_float16():
@@ -100,10 +104,11 @@ def test_advice_names_variants_where_a_quantization_is_not_all_alike():
 
 def test_advice_claims_nothing_of_what_was_not_checked():
     assert advice(comparison(variant("dense-float32"))) == (
-        "What to ship where: float32 for CPUs. What this does not name was not checked."
+        "What to ship where: float32 for CPUs, not checked for GPUs, float16 arithmetic, microcontrollers or NPUs."
     )
     assert advice(comparison(variant("dense-float32", **NO_GPU))) == (
-        "What to ship where: float32 for CPUs, not for GPUs. What this does not name was not checked."
+        "What to ship where: float32 for CPUs, not for GPUs, "
+        "not checked for float16 arithmetic, microcontrollers or NPUs."
     )
 
 
@@ -114,8 +119,8 @@ def test_advice_is_against_all_that_is_not_accurate_enough():
     assert "int8" not in told
     # Nor does the name of a quantization stand for one that is.
     told = advice(comparison(variant("dense-float32", **FIT), broken, variant("channels-int8", **NO_GPU)))
-    assert "channels-int8 for CPUs, not for GPUs" in told and "dense-int8" not in told
-    assert told.endswith("What this does not name was not checked or is not accurate enough.")
+    assert "channels-int8 for CPUs, not for GPUs, not checked for" in told and "dense-int8" not in told
+    assert told.endswith("What this does not name is not accurate enough.")
 
 
 def test_caution_is_of_what_is_known():

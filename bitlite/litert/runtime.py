@@ -12,7 +12,7 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from tqdm import tqdm
 
-from bitlite.litert.operators import CONVOLUTIONS
+from bitlite.litert.operators import convolutions
 
 # Interpreters side by side, of which each holds the file's weights once more, take no more bytes for them than this.
 WEIGHTS_BYTES = 2 * 10**9
@@ -84,9 +84,7 @@ def sparsity(path: Path) -> float:
     graph = model.subgraphs[0]
     maker = {number: operator for operator in graph.operators for number in operator.outputs}
     zeros = total = 0
-    for operator in graph.operators:
-        if flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) not in CONVOLUTIONS:
-            continue
+    for operator in convolutions(model):
         kernel = graph.tensors[operator.inputs[1]]
         if model.buffers[kernel.buffer].data is None:  # float16, made float32 by an operator
             kernel = graph.tensors[maker[operator.inputs[1]].inputs[0]]

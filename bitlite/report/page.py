@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from bitlite.report.layer_tables import TYPES, LayerTables
 from bitlite.report.origin import Origin
-from bitlite.report.places import PLACES, RIGHT, advice, caution
-from bitlite.report.text import milliseconds, percent, size, template, three_digits
+from bitlite.report.places import FIT, PLACES, advice, caution
+from bitlite.report.text import milliseconds, percent, series, size, template, three_digits
 from bitlite.report.variants import Comparison, choice, wilson
 from bitlite.workflow.errors import InputError
 
@@ -65,7 +65,8 @@ def report(
         images=len(predictions),
         interval={v.name: wilson(v.accuracy, len(predictions)) for v in comparison.variants},
         places=PLACES,
-        right=RIGHT,
+        fit=FIT,
+        tried=series(sorted({str(v.images_tried) for v in comparison.variants}), "or"),
         advice=advice(comparison),
         caution=caution(comparison.selected),
         picture=base64.b64encode(picture).decode(),

@@ -8,7 +8,7 @@ import yaml
 
 from bitlite.litert.signature import signature
 from bitlite.report.origin import Origin
-from bitlite.report.places import PLACES, RIGHT, caution
+from bitlite.report.places import PLACES, caution
 from bitlite.report.text import template
 from bitlite.report.variants import Comparison, Variant, choice, wilson
 from bitlite.workflow.files import whole
@@ -39,7 +39,6 @@ def card(comparison: Comparison, origin: Origin, recipe: Mapping, model: Path, i
         origin=origin,
         choice=choice(comparison),
         places=PLACES,
-        right=RIGHT,
         caution=caution(comparison.selected),
         pixels=pixels,
         output=output,

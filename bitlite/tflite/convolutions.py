@@ -14,7 +14,7 @@ from ai_edge_litert.interpreter import Interpreter
 from tqdm import tqdm
 
 from bitlite.bit.weights import Bit
-from bitlite.litert.operators import CONVOLUTIONS
+from bitlite.litert.operators import CONVOLUTIONS, convolutions
 from bitlite.tflite.calibration import THREADS
 from bitlite.tflite.lowering import MODEL
 
@@ -85,9 +85,8 @@ def outputs(content: bytes, least: int) -> list[str]:
     (graph,) = model.subgraphs
     return [
         graph.tensors[operator.outputs[0]].name.decode()
-        for operator in graph.operators
-        if model.operatorCodes[operator.opcodeIndex].builtinCode in CODES
-        and np.prod(graph.tensors[operator.inputs[1]].shape) >= least
+        for operator in convolutions(model)
+        if np.prod(graph.tensors[operator.inputs[1]].shape) >= least
     ]
 
 

@@ -5,13 +5,13 @@
 delegate computes something else from those, without a word: docs/gpu-delegate.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from bitlite.bit.names import FINAL_NORM, HEAD, ROOT, inner_norm
-from bitlite.bit.weights import ROOT_STRIDE, Bit
+from bitlite.bit.weights import GROUP_NORM_EPSILON, ROOT_STRIDE, Bit
 from bitlite.tflite import scaling
 from bitlite.tflite.graph import RELU, SAME, VALID, Graph, Operator, Rewrite, Tensor, constant, rewritten
 
@@ -19,6 +19,8 @@ from bitlite.tflite.graph import RELU, SAME, VALID, Graph, Operator, Rewrite, Te
 MODEL = "bit"
 LOGITS, PROBABILITIES = "logits", "probabilities"
 WEIGHTS = ("/kernel", "/gamma", "/beta")
+# The convolution in a norm, whose kernel is no weight.
+VARIANCES = "variances"
 
 
 def lower(bit: Bit, rewrites: Sequence[Rewrite] = (), *, frozen_norms: bool = False) -> Graph:
@@ -35,7 +37,7 @@ def lower(bit: Bit, rewrites: Sequence[Rewrite] = (), *, frozen_norms: bool = Fa
 def steps(bit: Bit) -> Graph:
     """A folded BiT in steps of its own, `conv`, `group_norm`, `relu` and `pool`; the rest is TFLite's already.
 
-    Kernels that only norms read are multiplied by the powers of two of `scaling`.
+    Kernels whose output only norms read are multiplied by the powers of two of `scaling`.
     """
     architecture, weights, powers = bit.architecture, bit.weights, scaling.powers(bit)
     graph = Graph(Tensor("pixels", (1, *architecture.image_size, 3)))
@@ -120,40 +122,6 @@ def pack(kernel: np.ndarray) -> np.ndarray:
     return split.transpose(0, 2, 1, 3, 4, 5).reshape(blocks, blocks, 4 * inputs, outputs)
 
 
-def sliced(graph: Graph, operator: Operator) -> Tensor | None:
-    """A convolution of 1x1 and a stride of 2 as one of stride 1 on every second pixel.
-
-    With integer weights the GPU delegate would forget the stride.
-    """
-    if operator.type != "conv" or operator.options["stride"] != 2 or operator.inputs[1].shape[0] != 1:
-        return None
-    x, *constants = operator.inputs
-    path = operator.output.name
-    _, height, width, channels = x.shape
-    if height % 2 or width % 2:
-        x = graph.pad(f"{path}/even", x, [(0, 0), (0, height % 2), (0, width % 2), (0, 0)])
-        _, height, width, channels = x.shape
-    # Two rows behind one another, two pixels to a row's place: the first quarter is every second pixel.
-    pairs = graph.reshape(f"{path}/pairs", x, (1, height // 2, width, 2 * channels))
-    second = graph.slice(f"{path}/second", pairs, (0, 0, 0, 0), (1, height // 2, width // 2, channels))
-    return graph.operator("conv", path, [second, *constants], operator.output.shape, stride=1)
-
-
-def flat_pool(graph: Graph, operator: Operator) -> Tensor | None:
-    """`pool` with the zeros put around rows of pixels laid flat.
-
-    The GPU delegate would take zeros around an image for the pool's own padding, which is smaller than every pixel.
-    """
-    if operator.type != "pool":
-        return None
-    (x,), path = operator.inputs, operator.output.name
-    _, height, width, channels = x.shape
-    rows = graph.reshape(f"{path}/rows", x, (1, height, width * channels))
-    padded = graph.pad(f"{path}/pad", rows, [(0, 0), (1, 1), (channels, channels)])
-    image = graph.reshape(f"{path}/image", padded, (1, height + 2, width + 2, channels))
-    return graph.max_pool(f"{path}/max", image, 3, 2)
-
-
 def probabilities(graph: Graph, operator: Operator) -> Tensor | None:
     """Probabilities [1, classes] in the place of the logits."""
     if operator.output.name != LOGITS:
@@ -181,6 +149,11 @@ def frozen_norm(graph: Graph, operator: Operator) -> Tensor | None:
     return graph.add(f"{path}/add", graph.multiply(f"{path}/mul", x, gamma), beta)
 
 
+def integer_norm(graph: Graph, operator: Operator) -> Tensor | None:
+    """`group_norm` with a root for each group instead of each channel: LiteRT takes long for those of integers."""
+    return _group_norm(graph, operator, _by_group) if operator.type == "group_norm" else None
+
+
 def half_weights(graph: Graph, operator: Operator) -> Tensor | None:
     """Kernels, gammas and betas in float16, which an operator makes float32 as the file is loaded. The last rewrite."""
     if not any(_is_weight(each) for each in operator.inputs):
@@ -196,10 +169,30 @@ def half_weights(graph: Graph, operator: Operator) -> Tensor | None:
 
 
 def _is_weight(tensor: Tensor) -> bool:
-    return tensor.data is not None and tensor.data.dtype == np.float32 and tensor.name.endswith(WEIGHTS)
+    named = tensor.name.endswith(WEIGHTS) and not tensor.name.endswith(f"/{VARIANCES}/kernel")
+    return tensor.data is not None and tensor.data.dtype == np.float32 and named
 
 
 # Rewrites that every BiT needs
+
+
+def sliced(graph: Graph, operator: Operator) -> Tensor | None:
+    """A convolution of 1x1 and a stride of 2 as one of stride 1 on every second pixel.
+
+    With integer weights the GPU delegate would forget the stride. On Ethos-U this takes 1 % more cycles.
+    """
+    if operator.type != "conv" or operator.options["stride"] != 2 or operator.inputs[1].shape[0] != 1:
+        return None
+    x, *constants = operator.inputs
+    path = operator.output.name
+    _, height, width, channels = x.shape
+    if height % 2 or width % 2:
+        x = graph.pad(f"{path}/even", x, [(0, 0), (0, height % 2), (0, width % 2), (0, 0)])
+        _, height, width, channels = x.shape
+    # Two rows behind one another, two pixels to a row's place: the first quarter is every second pixel.
+    pairs = graph.reshape(f"{path}/pairs", x, (1, height // 2, width, 2 * channels))
+    second = graph.slice(f"{path}/second", pairs, (0, 0, 0, 0), (1, height // 2, width // 2, channels))
+    return graph.operator("conv", path, [second, *constants], operator.output.shape, stride=1)
 
 
 def convolution(graph: Graph, operator: Operator) -> Tensor | None:
@@ -216,54 +209,79 @@ def convolution(graph: Graph, operator: Operator) -> Tensor | None:
 
 
 def pool(graph: Graph, operator: Operator) -> Tensor | None:
-    """The largest of 3x3 pixels, every second one: outside the image are zeros, as in BiT, where TFLite has nothing."""
+    """The largest of 3x3 pixels, every second one: outside the image are zeros, as in BiT, where TFLite has nothing.
+
+    They are put around rows of pixels laid flat: the GPU delegate would take zeros around an image for the pool's own
+    padding, which is smaller than every pixel.
+    """
     if operator.type != "pool":
         return None
-    path = operator.output.name
-    return graph.max_pool(f"{path}/max", graph.pad_image(f"{path}/pad", operator.inputs[0], 1, 1), 3, 2)
+    (x,), path = operator.inputs, operator.output.name
+    _, height, width, channels = x.shape
+    rows = graph.reshape(f"{path}/rows", x, (1, height, width * channels))
+    padded = graph.pad(f"{path}/pad", rows, [(0, 0), (1, 1), (channels, channels)])
+    image = graph.reshape(f"{path}/image", padded, (1, height + 2, width + 2, channels))
+    return graph.max_pool(f"{path}/max", image, 3, 2)
 
 
 def group_norm(graph: Graph, operator: Operator) -> Tensor | None:
     """GroupNorm of one image: moments over a 5-D reshape, the usual form, fall out of XNNPACK.
 
-    Means of x and of x * x for each channel, averaged within the groups as small [1, groups, channels of a group]
-    arrays, then one multiply and one add for each channel of the image. Without the leading 1 the GPU delegate takes
-    groups for a batch. In a product of two shapes the larger one comes first: MediaPipe's WebGL gives the result the
-    shape of the first.
+    Means of x and of x * x for each channel, averaged within the groups as small [1, 1, groups, channels of a group]
+    arrays, then one multiply and one add for each channel of the image. Without the leading 1 GPUs take groups for a
+    batch.
 
     The variance is E[x^2] - E[x]^2, which loses what float32 can't hold of E[x^2] when the mean is large: with a mean
     of 10 standard deviations the output is within 1e-4 of the right one. Standardised kernels have a mean of zero,
     which keeps the mean of a group below one deviation (0.7 at most in bit-tiny's 22 norms on digits). The output
     is finite for every input: rounding can't take the variance below zero.
     """
-    if operator.type != "group_norm":
-        return None
+    return _group_norm(graph, operator, _by_channel) if operator.type == "group_norm" else None
+
+
+def _group_norm(graph: Graph, operator: Operator, scaled_gamma: Callable) -> Tensor:
+    """scaled_gamma: makes gamma / deviation of x, [1, 1, groups, channels of a group], from each group's variance."""
     x, gamma, beta = operator.inputs
     path, channels = operator.output.name, x.shape[3]
-    grouped = (1, operator.options["groups"], channels // operator.options["groups"])
+    grouped = (1, 1, operator.options["groups"], channels // operator.options["groups"])
 
     def group_mean(name: str, image: Tensor) -> Tensor:
         by_channel = graph.mean(f"{path}/{name}/by_channel", image, [1, 2])  # [1, 1, 1, C]
-        return graph.mean(f"{path}/{name}/mean", graph.reshape(f"{path}/{name}/groups", by_channel, grouped), [2])
+        return graph.mean(f"{path}/{name}/mean", graph.reshape(f"{path}/{name}/groups", by_channel, grouped), [3])
 
     def spread(name: str, by_group: Tensor) -> Tensor:
         return graph.reshape(f"{path}/{name}/channels", by_group, (1, 1, 1, channels))
 
-    def by_group(weight: Tensor) -> Tensor:
-        return constant(weight.name, weight.data.reshape(grouped))
-
-    mean = group_mean("value", x)  # [1, G, 1]
+    mean = group_mean("value", x)  # [1, 1, G, 1]
     square = group_mean("square", graph.multiply(f"{path}/square", x, x))
     mean_square = graph.multiply(f"{path}/mean_square", mean, mean)
     variance = graph.operator(
         "SUB", f"{path}/variance", [square, mean_square], mean.shape, fusedActivationFunction=RELU
     )
-    epsilon = constant(f"{path}/epsilon", scaling.epsilon(operator.options["power"]))
-    variance = graph.add(f"{path}/variance_epsilon", variance, epsilon)
-    scale = graph.multiply(f"{path}/scale", by_group(gamma), graph.reciprocal_root(f"{path}/rsqrt", variance))
+    scale = scaled_gamma(graph, path, variance, gamma.data.reshape(grouped), operator.options["power"])
     y = graph.multiply(f"{path}/scaled", x, spread("scale", scale))
-    shift = graph.subtract(f"{path}/shift", by_group(beta), graph.multiply(f"{path}/mean_scale", scale, mean))
+    offset = constant(beta.name, beta.data.reshape(grouped))
+    shift = graph.subtract(f"{path}/shift", offset, graph.multiply(f"{path}/mean_scale", scale, mean))
     return graph.add(f"{path}/shifted", y, spread("shift", shift))
+
+
+def _by_channel(graph: Graph, path: str, variance: Tensor, gamma: np.ndarray, power: float) -> Tensor:
+    """A convolution hands the variance of a group to its channels, takes out the power of two, and adds epsilon.
+
+    MediaPipe's WebGL multiplies a constant, as gamma is, by an array of another shape wrongly. In float16 an epsilon
+    that is multiplied by the power's square would be nothing.
+    """
+    size = gamma.shape[3]
+    kernel, epsilon = np.full((1, 1, 1, size), power**-2), np.full(size, GROUP_NORM_EPSILON)
+    variances = graph.convolve(f"{path}/{VARIANCES}", variance, kernel, epsilon)
+    roots = graph.reciprocal_root(f"{path}/rsqrt", variances)
+    return graph.multiply(f"{path}/scale", roots, constant(f"{path}/gamma", gamma / power))
+
+
+def _by_group(graph: Graph, path: str, variance: Tensor, gamma: np.ndarray, power: float) -> Tensor:
+    epsilon = constant(f"{path}/epsilon", GROUP_NORM_EPSILON * power**2)
+    root = graph.reciprocal_root(f"{path}/rsqrt", graph.add(f"{path}/variance_epsilon", variance, epsilon))
+    return graph.multiply(f"{path}/scale", constant(f"{path}/gamma", gamma), root)
 
 
 def relu(graph: Graph, operator: Operator) -> Tensor | None:
@@ -277,4 +295,4 @@ def relu(graph: Graph, operator: Operator) -> Tensor | None:
 
 
 # In this order, after those that are chosen.
-REWRITES = (convolution, pool, group_norm, relu)
+REWRITES = (sliced, convolution, pool, group_norm, relu)

@@ -1,9 +1,9 @@
 """Powers of two that keep BiT's activations within float16's range, where GPUs and ARMv8.2 compute in it.
 
 A standardised kernel of n weights for each output makes values sqrt(n) times as large as those it reads: their squares,
-which a norm averages, leave the range of float16 (65,504). A norm divides by the deviation of what it reads, so a
-kernel that only norms read can be multiplied by any factor f, if the norm's epsilon is multiplied by f^2: the function
-stays the same. By a power of two no weight is rounded, and neither operators nor bytes are added.
+which a norm averages, leave the range of float16 (65,504). What a norm reads can be multiplied by any factor, if the
+norm takes the factor out again: the function stays the same. A power of two rounds no float32 weight, and those of a
+kernel are stored in it: neither operators nor bytes are added.
 """
 
 import math
@@ -11,17 +11,19 @@ import math
 import numpy as np
 
 from bitlite.bit.names import FINAL_NORM, ROOT
-from bitlite.bit.weights import GROUP_NORM_EPSILON, Bit
+from bitlite.bit.weights import Bit
 
-# The least that float16 holds beside zero. An epsilon below it would leave a norm of a constant image 0 / 0.
-LEAST_EPSILON = 2.0**-24
+# A norm multiplies by at most 1 / sqrt(epsilon) = 316, times gamma, over the power. That must stay in range too: with
+# this power, for gammas up to 6.
+LEAST = 2.0**-5
 
 
 def powers(bit: Bit) -> dict[str, float]:
     """The power of two by which the values at each path grow: outputs of convolutions, inputs of norms.
 
-    The paths are those of all convolutions that only norms read, and of all norms. All that adds to the residual stream
-    has one power. With it values have a deviation near 1 where the network's inputs and normalised activations have.
+    The paths are those of all convolutions whose output only norms read, and of all norms. All that adds to the
+    residual stream has one power, set where the stream is widest. There and after inner convolutions values have a
+    deviation of about 1, if their power is not LEAST.
     """
     found = {}
     widest = width = _gain(bit, ROOT) ** 2
@@ -38,11 +40,6 @@ def powers(bit: Bit) -> dict[str, float]:
     return found | {ROOT: stream, FINAL_NORM: stream}
 
 
-def epsilon(power: float) -> float:
-    """The epsilon of a norm whose inputs have grown by `power`."""
-    return max(GROUP_NORM_EPSILON * power**2, LEAST_EPSILON)
-
-
 def _gain(bit: Bit, path: str) -> float:
     """Root mean square of a convolution's outputs for independent inputs of mean square 1."""
     kernel = bit.weights[f"{path}/kernel"]
@@ -50,5 +47,5 @@ def _gain(bit: Bit, path: str) -> float:
 
 
 def _inverse(gain: float) -> float:
-    """The power of two nearest to 1 / gain; 1 for a kernel of zeros."""
-    return 2.0 ** -round(math.log2(gain)) if gain else 1.0
+    """The power of two nearest to 1 / gain, LEAST at least; 1 for a kernel of zeros."""
+    return max(2.0 ** -round(math.log2(gain)), LEAST) if gain else 1.0

@@ -12,7 +12,7 @@ import numpy as np
 
 from bitlite.tflite import calibration, mixed, quantizer
 from bitlite.tflite.graph import Graph, Rewrite, rewritten, to_file
-from bitlite.tflite.lowering import flat_pool, half_weights, packed_root, probabilities, sliced
+from bitlite.tflite.lowering import half_weights, integer_norm, packed_root, probabilities
 from bitlite.tflite.winograd import winograd
 from bitlite.workflow.params import Quantization, Uncalibrated
 
@@ -94,19 +94,13 @@ class Scheme:
         """Metadata by name: a float16 file allows ARMv8.2 CPUs to compute in float16, sums too (XNNPACK's README)."""
         return {"reduced_precision_support": b"fp16accfp16"} if self.weights == "float16" else {}
 
-    @property
-    def on_gpu(self) -> bool:
-        """Whether LiteRT's GPU delegate can run its files: those whose activations are float between convolutions."""
-        return self.make is not _integers
-
     def rewrites(self, entry: Quantization) -> list[Rewrite]:
         """Those that the lowering is to make for this scheme, in order."""
         by_winograd = isinstance(entry, Uncalibrated) and entry.winograd
         chosen = {
             packed_root: self.packs_root,
             winograd: by_winograd,
-            sliced: self.on_gpu,
-            flat_pool: self.on_gpu,
+            integer_norm: self.make is _integers,
             probabilities: entry.softmax,
         }
         return [rewrite for rewrite, wanted in chosen.items() if wanted]

@@ -36,7 +36,6 @@ VERSIONS = {
     "RSQRT": {"float32": (1, "1.10.0"), "int8": (2, "2.5.0"), "int16": (3, "2.15.0")},
     "SLICE": {"float32": (1, "1.14.0"), "int8": (2, "1.14.0"), "int16": (4, "2.4.0")},
     "SOFTMAX": {"float32": (1, "1.5.0"), "int8": (2, "1.14.0"), "int16": (3, "2.3.0")},
-    "SPACE_TO_DEPTH": {"float32": (1, "1.5.0"), "int8": (2, "1.14.0")},
     "SUB": {"float32": (1, "1.6.0"), "int8": (2, "1.14.0"), "int16": (5, "2.4.0")},
 }
 # An operator that no graph here has, in the version that came with right convolutions by int4 kernels: a file of int4

@@ -3,6 +3,7 @@
 A module that can be asked calls `answer` when it is run as `python -m MODULE FILE FOLDER`, which `ask` does.
 """
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,8 @@ ROOT = Path(bitlite.__file__).parents[1]
 IMAGES, ANSWER = "images.npy", "answer.npz"
 # Exit code of a process in which the place refused the file.
 REFUSED = 3
+# Signals by which a program ends that a file brings down. Others come from elsewhere, such as when memory is short.
+CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
 # What to do about a tool that is missing.
 TOOLS = "pip install -r requirements-where.txt"
 
@@ -45,10 +48,19 @@ def ask(module: str, path: Path, images: np.ndarray) -> Answer:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace")
         if done.returncode == 0:
             return Answer(read_npz(Path(folder, ANSWER)), done.stderr)
-    # Negative: the number of the signal that ended the process.
-    if done.returncode < 0 or done.returncode == REFUSED:
+    if crashed(done) or done.returncode == REFUSED:
         return Answer(None, done.stderr)
-    raise RuntimeError(f"{module} failed on {path}:\n" + "\n".join(done.stderr.splitlines()[-10:]))
+    raise failed(module, path, done)
+
+
+def crashed(done: subprocess.CompletedProcess) -> bool:
+    """Whether a process died of what it ran."""
+    return -done.returncode in CRASHES
+
+
+def failed(tool: str, path: Path, done: subprocess.CompletedProcess) -> RuntimeError:
+    """A tool's failure, which says nothing of the file, with the last lines of its log."""
+    return RuntimeError(f"{tool} failed on {path}:\n" + "\n".join(done.stderr.splitlines()[-10:]))
 
 
 def answer(run: Callable[[Path, np.ndarray], dict[str, np.ndarray]]) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from ai_edge_litert.tools import flatbuffer_utils
 
-from bitlite.where.answers import TOOLS, Unavailable
-from bitlite.workflow.errors import InputError
+from bitlite.where.answers import TOOLS, Unavailable, crashed, failed
 from bitlite.workflow.params import Npu
 
 # The operator that stands for all that the NPU runs.
@@ -18,10 +17,7 @@ ON_NPU = b"ethos-u"
 
 
 def check(path: Path, npu: Npu) -> dict:
-    """The fields npu_* of Places for this NPU.
-
-    Raises Unavailable if Vela is not installed, InputError if it has no such memory in such a system.
-    """
+    """The fields npu_* of Places for this NPU. Raises Unavailable without Vela, RuntimeError if Vela fails."""
     if not find_spec("ethosu"):
         raise Unavailable(TOOLS)
     with tempfile.TemporaryDirectory() as folder:
@@ -31,10 +27,10 @@ def check(path: Path, npu: Npu) -> dict:
             "--system-config", npu.system_config, "--memory-mode", npu.memory_mode,
         ]  # fmt: skip
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
-        if "ConfigOptionError" in done.stderr:
-            raise InputError(f"where.npu: {done.stderr.splitlines()[-1].partition(': ')[2]}")
-        if done.returncode:
+        if crashed(done):  # as it does on int4
             return {"npu_share": 0.0, "npu_cycles": None}
+        if done.returncode:
+            raise failed("Vela", path, done)
         (compiled,), (summary,) = Path(folder).glob("*.tflite"), Path(folder).glob("*_summary_*.csv")
         share = 1 - _on_cpu(compiled) / _on_cpu(path)
         with summary.open(newline="") as file:

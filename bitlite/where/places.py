@@ -12,7 +12,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from bitlite.images.pixels import Pixels
 from bitlite.litert.needs import oldest_runtime
-from bitlite.litert.operators import CONVOLUTIONS
+from bitlite.litert.operators import convolutions
 from bitlite.where import float16, gpu, micro, npu
 from bitlite.where.answers import Unavailable
 from bitlite.workflow.metrics import Places
@@ -38,7 +38,7 @@ def check(path: Path, pixels: Pixels | np.ndarray, expected: np.ndarray, where: 
         "tflm": partial(micro.check, path, images, expected),
         "npu": partial(npu.check, path, where.npu),
     }
-    found, unchecked = {}, {}
+    found, unchecked = {"images_tried": count, "oldest_runtime": oldest_runtime(path)}, {}
     with ThreadPoolExecutor(len(checks)) as threads:
         started = {name: threads.submit(each) for name, each in checks.items() if count}
         for name, each in started.items():
@@ -48,15 +48,14 @@ def check(path: Path, pixels: Pixels | np.ndarray, expected: np.ndarray, where: 
                 unchecked.setdefault(str(remedy), []).append(name)
     for remedy, names in unchecked.items():
         print(f"{' and '.join(names)} not checked: {remedy}", file=sys.stderr)
-    return Places(**{field.name: None for field in fields(Places)} | found | {"oldest_runtime": oldest_runtime(path)})
+    return Places(**{field.name: None for field in fields(Places)} | found)
 
 
 def multiply_adds(path: Path) -> int:
     """Multiply-adds of a file's convolutions for an image."""
     model = flatbuffer_utils.read_model(str(path))
     graph, found = model.subgraphs[0], 0
-    for operator in graph.operators:
-        if flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) in CONVOLUTIONS:
-            kernel, output = (graph.tensors[number].shape for number in (operator.inputs[1], operator.outputs[0]))
-            found += math.prod(kernel) * math.prod(output[:-1])
+    for operator in convolutions(model):
+        kernel, output = (graph.tensors[number].shape for number in (operator.inputs[1], operator.outputs[0]))
+        found += math.prod(kernel) * math.prod(output[:-1])
     return found

@@ -64,8 +64,8 @@ class Evaluation:
 class Places:
     """metrics/where/P-Q.json: what comes of a .tflite file elsewhere than on this CPU. None (null): not checked here.
 
-    Agreements are shares, 0..1, of the checked test images that fall into the class that the CPU gives; 0 for a place
-    that refuses the file.
+    images_tried: test images that the file ran on in each place. Agreements are shares of them, 0..1: those that fall
+    into the class that the CPU gives; 0 for a place that refuses the file.
     gpu_agreement: of LiteRT's GPU delegate. gpu_whole: whether it takes all of the file's operators.
     gpu_difference: the largest difference of an output from the CPU's, over the CPU's largest; None too if there was
     no output.
@@ -77,6 +77,7 @@ class Places:
     oldest_runtime: the first release of TensorFlow Lite or LiteRT that runs the file, by what the file says.
     """
 
+    images_tried: int
     gpu_agreement: float | None
     gpu_whole: bool | None
     gpu_difference: float | None
