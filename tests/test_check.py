@@ -1,17 +1,18 @@
 """What params.yaml asks for against data set and backbone: told before anything is trained."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
 from bitlite.bit.shapes import BIT_TINY, published
 from bitlite.bit.weights import untrained
 from bitlite.images import dataset
-from bitlite.sources.source import png
 from bitlite.training import limits
 from bitlite.workflow.errors import InputError
 from stages import check
@@ -31,12 +32,12 @@ PARAMS = {
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A directory with a data set of a few images, and bit-tiny with random weights."""
-    from PIL import Image
-
     directory = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
-        images = [(png(Image.new("RGB", (8, 8))), label % 3) for label in range(TRAIN)]
+        encoded = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(encoded, "png")
+        images = [(encoded.getvalue(), label % 3) for label in range(TRAIN)]
         dataset.write(dataset.DATASET, LABELS, {split: lambda: iter(images) for split in dataset.SPLITS})
         untrained("small", BIT_TINY, seed=0).save(Path("models/backbone"))
     return directory

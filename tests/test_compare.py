@@ -526,7 +526,10 @@ def tflite(bit, tmp_path_factory):
 @pytest.fixture
 def photo(tmp_path):
     """A picture of another aspect than the model's, with transparency, turned by its EXIF tag."""
-    random_pixels = np.random.default_rng(5).integers(0, 230, (5, 9, 4), np.uint8)
+    random_pixels = np.random.default_rng(7).integers(0, 230, (5, 9, 4), np.uint8)
+    random_pixels[..., 3] = (
+        190 + random_pixels[..., 3] // 4
+    )  # so that the image stays one like those of the calibration
     image = Image.fromarray(random_pixels).resize((90, 50))
     exif = image.getexif()
     exif[0x0112] = 6
@@ -539,7 +542,7 @@ FILES = [("float32", 0.001), ("uint8", 0.1), ("int8", 0.1), ("float32-softmax", 
 
 @pytest.mark.parametrize(("name", "tolerance"), FILES)
 def test_snippet_of_the_card_classifies_a_photo(name, tolerance, tflite, bit, photo, tmp_path):
-    card = release.card(comparison(DENSE), ORIGIN, {}, tflite[name], 16)
+    card = release.card(comparison(DENSE), ORIGIN, {"dataset": {"background": "#a06446"}}, tflite[name], 16)
     directory = tmp_path / "release"
     release.write(directory, tflite[name], LABELS, card)
     assert sorted(path.name for path in directory.iterdir()) == ["README.md", "labels.txt", "model.tflite"]
@@ -549,8 +552,11 @@ def test_snippet_of_the_card_classifies_a_photo(name, tolerance, tflite, bit, ph
         [sys.executable, "classify.py", str(photo)], cwd=directory, capture_output=True, text=True, check=True
     )
 
-    # EXIF orientation 6: shown turned by 90 degrees clockwise.
-    upright = Image.open(photo).transpose(Image.Transpose.ROTATE_270).convert("RGB")
+    # EXIF orientation 6: shown turned by 90 degrees clockwise. Transparent pixels lie on the background.
+    stored = np.asarray(Image.open(photo), float)
+    opaque = stored[..., 3:] / 255
+    upright = np.rot90(stored[..., :3] * opaque + (160, 100, 70) * (1 - opaque), -1)
+    upright = Image.fromarray(np.rint(upright).astype(np.uint8))
     pixels = np.asarray(upright.resize(IMAGE_SIZE[::-1], Image.Resampling.BILINEAR), np.float32)
     logits = runtime.Classifier(tflite["float32"]).logits(pixels[None])[0]
     expected = dict(zip(LABELS, np.exp(logits) / np.exp(logits).sum(), strict=True))
@@ -561,6 +567,37 @@ def test_snippet_of_the_card_classifies_a_photo(name, tolerance, tflite, bit, ph
     )
     assert shares == sorted(shares, reverse=True)
     assert max(expected.values()) - min(expected.values()) > 4 * tolerance  # or the test could not tell
+
+
+def test_snippet_of_the_card_splits_labels_at_line_feeds_alone(tflite, tmp_path, monkeypatch):
+    labels = ("a\x0cb", "c\x1dd", "e\x85f", "g\u2028h", "red fox")
+    card = release.card(comparison(DENSE), ORIGIN, {}, tflite["float32"], 16)
+    release.write(tmp_path / "release", tflite["float32"], labels, card)
+    monkeypatch.chdir(tmp_path / "release")
+    (line,) = re.findall(r"^labels = (.*)$", card, re.MULTILINE)
+    assert tuple(eval(line)) == labels
+
+
+@pytest.mark.parametrize("kind", ["deep", "broken EXIF"])
+def test_snippet_of_the_card_refuses_deep_samples_and_not_broken_exif(kind, tflite, tmp_path):
+    (snippet,) = re.findall(
+        r"^```python\n(.*?)^```",
+        release.card(comparison(DENSE), ORIGIN, {}, tflite["float32"], 16),
+        re.DOTALL | re.MULTILINE,
+    )
+    directory = tmp_path / "release"
+    release.write(directory, tflite["float32"], LABELS, "")
+    if kind == "deep":
+        Image.fromarray(np.full((20, 30), 4095, np.uint16)).save(tmp_path / "photo.png")
+    else:
+        Image.new("RGB", (30, 20)).save(tmp_path / "photo.png", exif=b"garbage")
+    done = subprocess.run(
+        [sys.executable, "-c", snippet, str(tmp_path / "photo.png")], cwd=directory, capture_output=True, text=True
+    )
+    if kind == "deep":
+        assert done.returncode == 1 and "more than 8 bits a sample" in done.stderr
+    else:
+        assert done.returncode == 0 and len(done.stdout.splitlines()) == 3
 
 
 def test_card_describes_the_file(tflite):

@@ -1,6 +1,7 @@
 """Weights under BiT's own names, read from where they lie: an .npz file or a SavedModel, here or at an address."""
 
 import gzip
+import os
 import sys
 import tarfile
 import tempfile
@@ -27,7 +28,7 @@ SOURCES = (
 
 def readable(source: str) -> bool:
     """Whether `source` is one of SOURCES, by its form: whether a file is there shows when it is read."""
-    return _is_address(source) or _is_npz(source) or _is_archive(source) or found(source).is_dir()
+    return _is_address(source) or _is_npz(source) or _is_archive(source) or os.path.isdir(found(source))
 
 
 def read(source: str) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tqdm import tqdm
 
 from bitlite.images import records
+from bitlite.images.decoding import upright_rgb
 from bitlite.images.pixels import Pixels
 from bitlite.images.records import Example
 from bitlite.workflow.errors import InputError
@@ -83,7 +84,10 @@ def median_area(directory: Path = DATASET) -> int:
 
 
 def examples(split: str, directory: Path = DATASET) -> Iterator[Example]:
-    """The images of a split as they are stored, with their labels."""
+    """The images of a split as they are stored, with their labels; `decoding.upright_rgb` shows them.
+
+    TFDS decodes them as well, but does not follow the EXIF orientation of a JPEG, as no decoder of TensorFlow's does.
+    """
     return records.examples(_builder(directory).info, split)
 
 
@@ -101,8 +105,7 @@ def read(
 
     def decode(number: int) -> np.ndarray:
         encoded, _ = records.example(info, places[number])
-        image = Image.open(io.BytesIO(encoded)).convert("RGB")
-        return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
+        return np.asarray(upright_rgb(encoded).resize(size[::-1], Image.Resampling.BILINEAR))
 
     return Pixels(len(places), size, decode, cache_mb=cache_mb), np.array(labels, np.int32)
 

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from bitlite.workflow.errors import InputError
 
-# An encoded image (JPEG or PNG, RGB) and the number of its class.
+# An encoded image (JPEG in any mode, to be turned by its EXIF; or PNG, upright, grey or RGB) and its class's number.
 Example = tuple[bytes, int]
 # Names of the features that hold the image and its class, in a data set that this project prepared.
 KEYS = ("image", "label")
@@ -30,9 +30,9 @@ class Record(NamedTuple):
                 file.seek(self.offset)
                 content = file.read(self.length + 4)
         except OSError as error:
-            raise _damaged(self.path) from error
+            raise damaged(self.path) from error
         if len(content) < self.length + 4:
-            raise _damaged(self.path)
+            raise damaged(self.path)
         return content[:-4]
 
 
@@ -48,13 +48,18 @@ def records(info: tfds.core.DatasetInfo, split: str) -> Iterator[Record]:
                     yield Record(path, file.tell(), length)
                     file.seek(length + 4, os.SEEK_CUR)
         except (OSError, struct.error) as error:
-            raise _damaged(path) from error
+            raise damaged(path) from error
 
 
 def example(info: tfds.core.DatasetInfo, record: Record, keys: tuple[str, str] = KEYS) -> Example:
     """The image, still encoded, and the class that a record holds; `keys` are the names of these features."""
+    return parsed(info, record.read(), keys)
+
+
+def parsed(info: tfds.core.DatasetInfo, content: bytes, keys: tuple[str, str]) -> Example:
+    """`example` from a record's content."""
     image, label = keys
-    found = info.features.deserialize_example_np(record.read(), decoders={image: tfds.decode.SkipDecoding()})
+    found = info.features.deserialize_example_np(content, decoders={image: tfds.decode.SkipDecoding()})
     return found[image], int(found[label])
 
 
@@ -63,5 +68,6 @@ def examples(info: tfds.core.DatasetInfo, split: str, keys: tuple[str, str] = KE
     return (example(info, record, keys) for record in records(info, split))
 
 
-def _damaged(path: Path) -> InputError:
+def damaged(path: Path) -> InputError:
+    """The error that a file of a data set can't be read."""
     return InputError(f"{path} does not hold all of its images; remove its directory and prepare it again")

@@ -43,6 +43,7 @@ def card(comparison: Comparison, origin: Origin, recipe: Mapping, model: Path, i
         pixels=pixels,
         output=output,
         recipe=yaml.safe_dump(dict(recipe), sort_keys=False).strip(),
+        background=recipe.get("dataset", {}).get("background", "white"),
         images=images,
         interval=wilson(comparison.selected.accuracy, images),
     )

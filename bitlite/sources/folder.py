@@ -1,101 +1,105 @@
 """A folder that holds one folder of images for each class, checked file by file."""
 
-import io
-import sys
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
-from bitlite.sources.source import Entry, Source, digest, png
-from bitlite.workflow.errors import InputError, listed
+from bitlite.images.dataset import SPLITS
+from bitlite.images.records import Example
+from bitlite.sources import names, pictures, tree
+from bitlite.sources.inspection import in_parallel, inspect
+from bitlite.sources.problems import Problems
+from bitlite.sources.source import Entry, Source
+from bitlite.sources.tree import Found, Tree
+from bitlite.workflow.errors import listed
 
-# Files that file managers leave behind, besides hidden ones. Every other file is taken for an image.
-LITTER = {"desktop.ini", "ehthumbs.db", "thumbs.db"}
+UNREADABLE = "files that can't be read as images"
 
 
-def source(folder: Path, *, skip: bool) -> Source:
-    """The images of `folder` in one split train, by path. Every file is decoded to see that it can be.
+def source(folder: Path, *, skip: bool, group: str | None = None, background: str = "white") -> Source:
+    """The images of `folder`, by path, in the splits that it has of its own, or all in train.
 
-    Raises InputError that lists all problems: files that can't be read as images, images that stand under several
-    classes, classes without images, fewer than two classes, class names that differ only in case. With `skip` the
-    first three, with all copies of such an image, are left out and printed instead.
+    Every image is decoded to see that it can be. group: a regular expression that finds in an image's path below its
+    class folder what it shares with the others of its group.
+
+    Raises InputError that lists all problems. With `skip`, images that can't be used, all copies of an image that
+    stands under several classes, and classes without images are left out and printed instead.
     """
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files = [(path, label) for label, name in enumerate(names) for path in _files(folder / name)]
-    entries, unreadable = _checked(files)
-    ambiguous = _under_several_classes(entries)
-    usable = sorted(set(entries) - set(ambiguous))
-    classes = [names[label] for label in sorted({entry.label for entry in usable})]
-    spellings = Counter(name.casefold() for name in names)
-    avoidable = _told(
-        {
-            "files that can't be read as images": unreadable,
-            "files whose image stands under another class too": [entry.where for entry in ambiguous],
-            "class folders without a usable image": [folder / name for name in names if name not in classes],
-        }
+    problems = Problems(folder)
+    found = tree.read(folder, problems)
+    images = _images(found, problems)
+    paths = [image.path for image in images]
+    seen = inspect(
+        lambda only: ((path, path.read_bytes) for path in tqdm(only or paths, "check", disable=None)), background
     )
-    fatal = _told({"class names that differ only in case": [n for n in names if spellings[n.casefold()] > 1]})
-    if len(classes) < 2:
-        fatal.append(f"two or more class folders with images are needed, found: {listed(classes) or 'none'}")
-    if fatal or (avoidable and not skip):
-        remedy = "" if fatal else "; mend this, or leave it out by dataset.on_error: skip"
-        raise InputError(f"dataset.name is {str(folder)!r}: {'; '.join(avoidable + fatal)}{remedy}")
-    for problem in avoidable:
-        print(f"{folder}: left out {problem}", file=sys.stderr)
-    label_of = {name: label for label, name in enumerate(classes)}
-    train = [entry._replace(label=label_of[names[entry.label]]) for entry in usable]
-    return Source(tuple(classes), {"train": train}, lambda _, chosen: ((_encoded_again(e), e.label) for e in chosen))
+    for path, error in seen.failed.items():
+        problems.add(f"{UNREADABLE}, {pictures.reason(path, error)}", [path])
+    for kind, span in seen.spans.items():
+        problems.remark(f"images of {kind} samples, in which {span} is shown as black to white", seen.deep[kind])
+    readable = [image for image in images if image.path in seen.digests]
+    torn = _under_several_classes(readable, seen.digests)
+    problems.add("files whose image stands under another class too", torn)
+    usable = [image for image in readable if image.path not in torn]
+
+    labels = {name: label for label, name in enumerate(sorted({image.folder.name for image in usable}))}
+    problems.add("class folders without a usable image", [one for one in found.classes if one.name not in labels])
+    for fault, faulty in names.faults(one.name for one in found.classes).items():
+        problems.refuse(fault, faulty)
+    twins = names.twins(one.name for one in found.classes)
+    problems.refuse("class names that differ only in case or in how Unicode spells a letter", twins)
+    groups = _groups(usable, group, problems) if group else {}
+    hint = ""
+    if len(labels) < 2:
+        few = listed(labels) or "none"
+        hint = f"two or more class folders with images are needed, found: {few}; {tree.hint(folder)}"
+    elif not any(image.split == "train" for image in usable):
+        hint = "there is no usable image for training"
+    problems.settle(skip=skip, hint=hint)
+
+    splits = defaultdict(list)
+    for path, one, split in sorted(usable):
+        splits[split].append(Entry(path, labels[one.name], seen.digests[path], groups.get(path), seen.looks[path]))
+    own = {split: splits[split] for split in SPLITS if split in splits}
+
+    def fetch(_: str, chosen: list[Entry]) -> Iterator[Example]:
+        return in_parallel(lambda entry: (seen.stored(entry.where, entry.where.read_bytes()), entry.label), chosen)
+
+    return Source(tuple(labels), own, fetch)
 
 
-def _encoded_again(entry: Entry) -> bytes:
-    """The image as it was encoded when the folder was checked."""
-    content = entry.where.read_bytes()
-    # Bytes that were taken as they are need no second decoding.
-    return content if digest(content) == entry.digest else _encoded(content)
+def _images(found: Tree, problems: Problems) -> list[Found]:
+    """The files in class folders that are meant as images. Those of other kinds are counted, without a problem."""
+    paths = [file.path for file in found.files] + found.outside
+    meant = pictures.without_companions([path for path in paths if pictures.meant_as_image(path)])
+    others = Counter(map(pictures.ending, set(paths) - meant))
+    counts = [f"{number} {ending}" for ending, number in sorted(others.items())]
+    problems.remark("kinds of files that are no images, left out", counts)
+    outside = [path for path in found.outside if path in meant]
+    problems.add(f"images outside the class folders, {tree.EXPECTED}", outside)
+    raw = [file.path for file in found.files if file.path in meant and pictures.is_raw(file.path)]
+    problems.add(f"{UNREADABLE}, {pictures.RAW_REASON}", raw)
+    return [file for file in found.files if file.path in meant and not pictures.is_raw(file.path)]
 
 
-def _told(problems: dict[str, list]) -> list[str]:
-    return [f"{kind} ({len(found)}): {listed(found)}" for kind, found in problems.items() if found]
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and not hidden and path.name.lower() not in LITTER:
-            yield path
-
-
-def _checked(files: list[tuple[Path, int]]) -> tuple[list[Entry], list[Path]]:
-    """The files that are images, and those that are not."""
-    entries, unreadable = [], []
-    for path, label in tqdm(files, "check", disable=None):
-        try:
-            entries.append(Entry(path, label, digest(_encoded(path.read_bytes()))))
-        except Exception:  # Pillow's decoders raise whatever a damaged file makes them stumble over
-            unreadable.append(path)
-    return entries, unreadable
-
-
-def _under_several_classes(entries: list[Entry]) -> list[Entry]:
-    """The entries that have a copy under another class, copies next to each other."""
+def _under_several_classes(images: list[Found], digests: dict[Path, bytes]) -> dict[Path, None]:
+    """The images that have a copy under another class, in order, copies next to each other."""
     copies = defaultdict(list)
-    for entry in entries:
-        copies[entry.digest].append(entry)
-    return [entry for same in copies.values() if len({entry.label for entry in same}) > 1 for entry in same]
+    for image in images:
+        copies[digests[image.path]].append(image)
+    torn = [same for same in copies.values() if len({image.folder.name for image in same}) > 1]
+    return {image.path: None for same in torn for image in same}
 
 
-def _encoded(content: bytes) -> bytes:
-    """An image file as an upright RGB JPEG or PNG: its own bytes if it is that already."""
-    with Image.open(io.BytesIO(content)) as image:
-        image.load()
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        if image.format in ("JPEG", "PNG") and image.mode == "RGB" and not turned:
-            return content
-        upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16"):  # 16-bit grey, which Pillow's convert would clip at 255
-        upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
-    return png(upright)
+def _groups(images: list[Found], pattern: str, problems: Problems) -> dict[Path, str]:
+    """What `pattern` finds in the path of each image below its class folder, or in its one pair of parentheses."""
+    groups = {}
+    for path, one, _ in images:
+        match = re.search(pattern, path.relative_to(one).as_posix())
+        if match and (shared := match[match.re.groups]):
+            groups[path] = shared
+    alone = [image.path for image in images if image.path not in groups]
+    problems.remark("images that dataset.group does not match, each by itself", alone)
+    return groups

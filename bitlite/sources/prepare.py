@@ -5,25 +5,28 @@ from functools import partial
 from pathlib import Path
 
 from bitlite.images import dataset
-from bitlite.sources import catalog, digits, folder, splits
+from bitlite.sources import catalog, digits, folder, splits, tfds_set, tree
+from bitlite.sources.likeness import alike
 from bitlite.sources.source import Entry, Source
-from bitlite.workflow.errors import InputError, listed
+from bitlite.workflow.errors import InputError, listed, one_line
 from bitlite.workflow.params import Dataset
-from bitlite.workflow.paths import DATASET
+from bitlite.workflow.paths import DATASET, found
 
 
 def prepare(params: Dataset, directory: Path = DATASET) -> None:
     """Write the data set that `params` names to `directory`, with the splits train, validation and test.
 
     A split that the source has is kept; the others are drawn from its training images. No image is in two splits: it
-    goes to the test split rather than to validation, and there rather than to training. Copies are found by their
-    bytes; one that was encoded anew counts as another image. Prints to stderr which images were found twice or are
-    left out.
+    goes to the test split rather than to validation, and there rather than to training. Neither is a group. Copies are
+    found by their pixels, whatever file they are in. Prints to stderr which images were found twice or are left out,
+    and which classes a split lacks.
 
     Raises InputError, before anything is written, if the name is neither embedded, nor a TFDS set, nor a folder, or the
-    source can't be fetched, has problems (see `folder.source`), or has too few images.
+    source can't be fetched, has problems (see `folder.source`), has too few images, or a class without training images.
     """
     source = _open(params)
+    if params.group and not any(entry.group for entries in source.splits.values() for entry in entries):
+        raise InputError(f"dataset.group is {params.group!r}, which matches no file name of {params.name!r}")
     own = splits.without_leaks(source.splits)
     _report(params.name, source.splits, own)
     chosen = _divided(own, params)
@@ -31,6 +34,8 @@ def prepare(params: Dataset, directory: Path = DATASET) -> None:
         chosen["train"] = splits.few_of_each(chosen["train"], source.labels, params.examples_per_class)
     if params.max_examples:
         chosen = {name: splits.sample(entries, params.max_examples) for name, entries in chosen.items()}
+    _check_classes(params, source.labels, chosen)
+    _report_alike(params.name, chosen)
     examples = {name: partial(source.fetch, name if name in own else "train", chosen[name]) for name in dataset.SPLITS}
     dataset.write(directory, source.labels, examples)
 
@@ -38,14 +43,34 @@ def prepare(params: Dataset, directory: Path = DATASET) -> None:
 def _open(params: Dataset) -> Source:
     if params.name == "mnist5k":
         return digits.source()
-    if Path(params.name).is_dir():
-        return folder.source(Path(params.name), skip=params.on_error == "skip")
-    if catalog.knows(params.name):
-        return catalog.source(params.name, params.data_dir)
+    directory = _directory(params.name)
+    prepared = catalog.builder_in(directory) if directory else catalog.builder(params.name, params.data_dir)
+    if prepared:
+        return tfds_set.source(params.name, prepared, background=params.background)
+    if directory:
+        skip = params.on_error == "skip"
+        return folder.source(directory, skip=skip, group=params.group, background=params.background)
     raise InputError(
-        f"dataset.name is {params.name!r}: neither mnist5k, nor a folder, nor a TFDS set "
-        "(https://www.tensorflow.org/datasets/catalog/overview)"
+        f"dataset.name is {params.name!r}: neither mnist5k, nor a folder, nor a TFDS set, be it in the catalog "
+        f"(https://www.tensorflow.org/datasets/catalog/overview) or in {params.data_dir or 'the folder of TFDS'}"
     )
+
+
+def _directory(name: str) -> Path | None:
+    """The directory of this name, if there is one; see `found`.
+
+    Raises InputError if the name can't be looked up, or is that of a file.
+    """
+    try:
+        path = found(name)
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"dataset.name is {name!r}: {getattr(error, 'strerror', None) or one_line(error)}") from error
+    if not path.is_dir():
+        raise InputError(f"dataset.name is {name!r}, which is a file; {tree.EXPECTED}")
+    return path
 
 
 def _divided(own: dict[str, list[Entry]], params: Dataset) -> dict[str, list[Entry]]:
@@ -58,8 +83,28 @@ def _divided(own: dict[str, list[Entry]], params: Dataset) -> dict[str, list[Ent
     }
     for name, entries in divided.items():
         if not entries:
-            raise InputError(f"dataset.name is {params.name!r}, whose {len(drawn)} images leave none for {name}")
+            grouped = f" (groups: {len({entry.group for entry in own['train']})})" if params.group else ""
+            images = f"{len(drawn)} images{grouped}"
+            raise InputError(f"dataset.name is {params.name!r}, whose {images} leave none for {name}")
     return divided
+
+
+def _check_classes(params: Dataset, labels: tuple[str, ...], chosen: dict[str, list[Entry]]) -> None:
+    """Print which classes a split has no image of. Raises InputError if that split is train."""
+    for split, entries in chosen.items():
+        present = {entry.label for entry in entries}
+        lacking = [name for label, name in enumerate(labels) if label not in present]
+        if not lacking:
+            continue
+        if split != "train":
+            print(f"{params.name}: classes without {split} images ({len(lacking)}): {listed(lacking)}", file=sys.stderr)
+        elif params.max_examples and params.max_examples < len(labels):
+            raise InputError(f"dataset.max_examples is {params.max_examples}, fewer than the {len(labels)} classes")
+        else:
+            raise InputError(
+                f"dataset.name is {params.name!r}, which has classes without training images ({len(lacking)}): "
+                f"{listed(lacking)}; give them some, or leave the classes out"
+            )
 
 
 def _report(source: str, found: dict[str, list[Entry]], kept: dict[str, list[Entry]]) -> None:
@@ -71,7 +116,22 @@ def _report(source: str, found: dict[str, list[Entry]], kept: dict[str, list[Ent
         title = source if len(found) == 1 else f"{source}, {name}"
         print(f"{title}: {len(entries)} images, {_counted(copies, 'copies of others')}", file=sys.stderr)
         if leaks:
-            print(f"{title}: left out {_counted(leaks, 'that a later split has too')}", file=sys.stderr)
+            of_groups = " or has others of their group" if any(entry.group for entry in entries) else ""
+            print(f"{title}: left out {_counted(leaks, f'that a later split has too{of_groups}')}", file=sys.stderr)
+
+
+def _report_alike(source: str, chosen: dict[str, list[Entry]]) -> None:
+    """Print which images look alike without being equal, but are in different splits or classes."""
+    kinds = {"splits": [], "classes": []}
+    for (split, one), (another, other) in alike(chosen):
+        kinds["splits" if split != another else "classes"].append(f"{one.where} and {other.where}")
+    for kind, pairs in kinds.items():
+        if pairs:
+            print(
+                f"{source}: {len(pairs)} pairs of images in different {kind} that look alike, such as thumbnails and a "
+                f"picture encoded twice do: {listed(pairs)}",
+                file=sys.stderr,
+            )
 
 
 def _counted(places: list, kind: str) -> str:

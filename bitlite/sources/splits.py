@@ -1,36 +1,95 @@
 """Which images go into which split. Every draw is by digest: neither order nor a seed has a part in it."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from bitlite.images.dataset import SPLITS
 from bitlite.sources.source import Entry
 from bitlite.workflow.errors import InputError
 
+# What folders and TFDS sets call the splits, in any case.
+NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+
+
+def known(name: str) -> str | None:
+    """The split that `name` means, if it means one."""
+    return next((split for split, names in NAMES.items() if name.lower() in names), None)
+
 
 def assign(entries: list[Entry], *, validation: float, test: float) -> list[str]:
     """The split of each image, in order: in every class the images of the lowest digests are held out.
 
-    validation, test: shares of the images of each class, 0..1. Copies of an image always share a split.
+    validation, test: shares of all images, 0..1. Classes have their shares of the two as nearly as whole images allow
+    (Webster's method), but an image of each stays in training. Images that copies or groups link, be it through
+    others, share a split.
     """
-    by_class = defaultdict(list)
-    for digest, label in sorted({entry.digest: entry.label for entry in entries}.items()):
-        by_class[label].append(digest)
+    label_of = {entry.digest: entry.label for entry in entries}
+    units = _by_place(_linked(entries), label_of)
+    training = Counter(label_of.values())
+
+    def spared(unit: list[bytes]) -> bool:
+        labels = [label_of[digest] for digest in unit]
+        return all(training[label] > labels.count(label) for label in set(labels))
+
+    # Images without which their class would have none count for no share: other classes would have to make up for them.
+    total = sum(len(unit) for unit in units if spared(unit))
+    wanted = {"test": round(total * test), "validation": round(total * (test + validation)) - round(total * test)}
     split_of = {}
-    for digests in by_class.values():
-        held_out = round(len(digests) * test), round(len(digests) * (test + validation))
-        for rank, digest in enumerate(digests):
-            split_of[digest] = "test" if rank < held_out[0] else "validation" if rank < held_out[1] else "train"
-    return [split_of[entry.digest] for entry in entries]
+    for split, missing in wanted.items():
+        for unit in units:
+            if missing <= 0:
+                break
+            if unit[0] not in split_of and len(unit) <= 2 * missing and spared(unit):
+                split_of |= dict.fromkeys(unit, split)
+                training.subtract(label_of[digest] for digest in unit)
+                missing -= len(unit)
+    return [split_of.get(entry.digest, "train") for entry in entries]
+
+
+def _linked(entries: list[Entry]) -> list[list[bytes]]:
+    """The digests of images that must share a split, in order."""
+    leads = {}  # from digests and groups to others of the same unit, and from one to itself
+
+    def end(key: bytes | str) -> bytes | str:
+        while leads.setdefault(key, key) != key:
+            leads[key] = key = leads[leads[key]]
+        return key
+
+    for entry in entries:
+        leads[end(entry.digest)] = end(entry.digest if entry.group is None else entry.group)
+    units = defaultdict(list)
+    for digest in sorted({entry.digest for entry in entries}):
+        units[end(digest)].append(digest)
+    return list(units.values())
+
+
+def _by_place(units: list[list[bytes]], label_of: dict[bytes, int]) -> list[list[bytes]]:
+    """Units by where they lie, 0..1, among those of the class that most of their images have, in order of digests."""
+    classes = []
+    for unit in units:
+        labels = [label_of[digest] for digest in unit]
+        classes.append(max(sorted(set(labels)), key=labels.count))
+    sizes, before, places = Counter(), Counter(), []
+    for label, unit in zip(classes, units, strict=True):
+        sizes[label] += len(unit)
+    for label, unit in zip(classes, units, strict=True):
+        places.append(((before[label] + len(unit) / 2) / sizes[label], unit))
+        before[label] += len(unit)
+    return [unit for _, unit in sorted(places)]
 
 
 def without_leaks(splits: dict[str, list[Entry]]) -> dict[str, list[Entry]]:
-    """Each split without the images that a later one, validation after train and test last, has too."""
+    """Each split without the images that a later one has, or has of their group: validation is later, test the last."""
     clean, later = {}, set()
     for name in reversed(SPLITS):
         if name in splits:
-            clean[name] = [entry for entry in splits[name] if entry.digest not in later]
+            clean[name] = [entry for entry in splits[name] if entry.digest not in later and entry.group not in later]
             later.update(entry.digest for entry in splits[name])
+            later.update(entry.group for entry in splits[name] if entry.group is not None)
     return clean
 
 
@@ -49,9 +108,11 @@ def few_of_each(entries: list[Entry], labels: tuple[str, ...], number: int) -> l
 
 
 def sample(entries: list[Entry], most: int) -> list[Entry]:
-    """At most so many images, none twice, in which each class has the share that it has in all (Webster's method)."""
+    """At most so many images, none twice: of each class one, then the share that it has in all (Webster's method)."""
     places = [
-        ((rank + 0.5) / len(found), entry) for found in _ranked(entries).values() for rank, entry in enumerate(found)
+        ((rank + 0.5) / len(found) if rank else 0.0, entry)
+        for found in _ranked(entries).values()
+        for rank, entry in enumerate(found)
     ]
     places.sort(key=lambda place: (place[0], place[1].digest))
     return sorted(entry for _, entry in places[:most])

@@ -36,7 +36,9 @@ def one_line(error: object) -> str:
 
 
 def listed(items: Iterable) -> str:
-    """The first LISTED items in one line, and how many more there are."""
-    names = [str(item) for item in items]
+    """The first LISTED items in one line, and how many more there are. What can't be printed is escaped."""
+    names = [
+        "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(item)) for item in items
+    ]
     more = [f"and {len(names) - LISTED} more"] if len(names) > LISTED else []
     return ", ".join(names[:LISTED] + more)

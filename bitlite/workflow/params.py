@@ -1,11 +1,13 @@
 """params.yaml, checked as a whole: every stage calls `load()` before any work."""
 
+import re
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from PIL import ImageColor
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -26,6 +28,20 @@ Pixels = Annotated[int, Field(ge=8, le=2048)]
 RateSchedule = Literal["hyperrule", "cosine", "constant"]
 
 
+def _compiles(pattern: str) -> str:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from error
+    if compiled.groups > 1:
+        raise ValueError("a pattern may have one pair of parentheses, beside (?:...)")
+    return pattern
+
+
+# A regular expression, which may have one group.
+Pattern = Annotated[str, Field(min_length=1), AfterValidator(_compiles)]
+
+
 class Section(BaseModel):
     """A mapping of params.yaml: no unknown keys, no silent conversion of types."""
 
@@ -40,6 +56,16 @@ class Section(BaseModel):
         return data
 
 
+def _opaque(color: str) -> str:
+    if len(ImageColor.getrgb(color)) != 3:
+        raise ValueError("a colour to lay transparent pixels on is not transparent itself")
+    return color
+
+
+# A name of CSS, or #rrggbb.
+Color = Annotated[str, AfterValidator(_opaque)]
+
+
 class Dataset(Section):
     name: Annotated[str, Field(min_length=1)]
     data_dir: str | None = None
@@ -47,7 +73,9 @@ class Dataset(Section):
     test: ProperShare = 0.15
     examples_per_class: Positive | None = None
     max_examples: Positive | None = None
+    background: Color = "white"
     on_error: Literal["fail", "skip"] = "fail"
+    group: Pattern | None = None
 
     @model_validator(mode="after")
     def _leaves_training_images(self):

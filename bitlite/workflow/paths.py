@@ -29,7 +29,7 @@ def found(path: str) -> Path:
         given = Path(path).expanduser()
     except RuntimeError:  # there is no such user
         return Path(path)
-    return given if given.exists() else project() / given
+    return given if os.path.exists(given) else project() / given
 
 
 def last_name(path: str) -> str:

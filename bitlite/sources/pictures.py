@@ -1,0 +1,94 @@
+"""Which files are meant as images, and why one can't be read: by their names and their first bytes."""
+
+import re
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from bitlite.images.decoding import FORMATS
+from bitlite.images.depth import Unreadable
+from bitlite.workflow.errors import one_line
+
+# How the names of files end that are decoded, in lower case.
+DECODED = {".apng", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
+# Cameras' raw files. Many are TIFF by their first bytes, with a thumbnail as their first image.
+RAW = {
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".mrw",
+    ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
+}  # fmt: skip
+# Pictures in other formats.
+OTHER = {
+    ".avif", ".dcm", ".eps", ".exr", ".hdr", ".heic", ".heif", ".hif", ".icns", ".ico", ".j2k", ".jp2", ".jpf", ".jpx",
+    ".jxl", ".jxr", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tga",
+}  # fmt: skip
+# First bytes of the formats that are decoded.
+MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|BM.{4}\0{4}|RIFF.{4}WEBP|GIF8[79]a|II\*\0|MM\0\*", re.DOTALL)
+
+RAW_REASON = "raw files of cameras, to be exported as JPEG"
+# First bytes of what stands under the names of images, and what to do about it.
+FOREIGN = {
+    rb"\Z": "empty",
+    rb"\0+\Z": "nothing but zeros, as a broken copy leaves them",
+    rb"....ftyp(hei|hev|mif1|msf1)": "HEIC, as phones take photos, to be converted to JPEG",
+    rb"....ftypavi[fs]": "AVIF, to be converted to JPEG or PNG",
+    rb"....ftypcrx": RAW_REASON,
+    rb"....ftyp|\x1aE\xdf\xa3": "videos",
+    rb"\xff\x0a|\0\0\0\x0cJXL": "JPEG XL, to be converted to JPEG or PNG",
+    rb"\0\0\0\x0cjP|\xff\x4f\xff\x51": "JPEG 2000, to be converted to JPEG or PNG",
+    rb"8BPS": "Photoshop's, to be exported as PNG",
+    rb"%PDF": "PDF, to be exported as PNG",
+    rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg": "SVG, to be exported as PNG",
+    rb"(?i)(\xef\xbb\xbf)?\s*(<!doctype html|<html)": "web pages, as failed downloads leave them",
+    rb"version https://git-lfs": "pointers of Git LFS, to be fetched by `git lfs pull`",
+    rb"\0\x05\x16\x07": "AppleDouble files, which a Mac puts beside its own",
+    rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!": "archives, to be unpacked",
+}
+
+
+def meant_as_image(path: Path) -> bool:
+    """Whether the file is a picture by the end of its name or, if that says nothing, by its first bytes."""
+    if path.suffix.lower() in DECODED | RAW | OTHER:
+        return True
+    try:
+        with path.open("rb") as file:
+            return bool(MAGIC.match(file.read(16)))
+    except OSError:
+        return False
+
+
+def without_companions(paths: list[Path]) -> set[Path]:
+    """Images without those in formats that are not decoded beside which stands one that is, of the same name."""
+    shown = {path.with_suffix("") for path in paths if path.suffix.lower() in DECODED}
+    return {path for path in paths if path.suffix.lower() not in RAW | OTHER or path.with_suffix("") not in shown}
+
+
+def is_raw(path: Path) -> bool:
+    """Whether a camera's raw file has this name."""
+    return path.suffix.lower() in RAW
+
+
+def ending(path: Path) -> str:
+    """The end of a file's name, which tells its kind."""
+    return path.suffix.lower() or "without a suffix"
+
+
+def reason(path: Path, error: Exception) -> str:
+    """Why the file can't be read as an image, which a decoder or the system told by `error`."""
+    if isinstance(error, OSError) and error.errno:
+        return error.strerror
+    if isinstance(error, Unreadable):
+        return str(error)
+    with path.open("rb") as file:
+        content = file.read(1024)
+    for start, foreign in FOREIGN.items():
+        if re.match(start, content, re.DOTALL):
+            return foreign
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels, to be made smaller"
+    # libwebp does not tell what is wrong. A RIFF file says how long it is.
+    shorter = content[:4] == b"RIFF" and int.from_bytes(content[4:8], "little") + 8 > path.stat().st_size
+    if shorter or "truncated" in str(error).lower():
+        return "truncated"
+    if isinstance(error, UnidentifiedImageError):
+        return "damaged" if MAGIC.match(content) else f"none of {', '.join(FORMATS)}"
+    return f"damaged, {re.sub(' *[0-9]+', '', one_line(error))}"

@@ -1,0 +1,143 @@
+"""The images of a data set that TFDS prepared."""
+
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.file_adapters import FileFormat
+from tqdm import tqdm
+
+from bitlite.images import records
+from bitlite.images.dataset import SPLITS
+from bitlite.images.records import Example
+from bitlite.sources import catalog, names
+from bitlite.sources.inspection import Located, in_parallel, inspect
+from bitlite.sources.source import Entry, Source
+from bitlite.sources.splits import known
+from bitlite.workflow.errors import InputError, listed, one_line
+
+
+def source(name: str, builder: tfds.core.DatasetBuilder, *, background: str = "white") -> Source:
+    """The splits train, validation and test of a data set, under any usual name, as far as it has them with labels.
+
+    Prints to stderr which splits, and which classes without images, are left out.
+
+    Raises InputError if TFDS can't prepare the set, if its files or an image can't be read, if images have no single
+    class, if names of classes have a fault, or if there is no labelled split train.
+    """
+    keys = _image_and_class(name, builder.info)
+    if not builder.is_prepared():
+        catalog.download(name, builder)
+    present, called = builder.info.splits, _called(builder.info.splits)
+
+    def examples(split: str) -> Iterator[Example]:
+        return _examples(name, builder.info, called[split], keys)
+
+    own, fetch = _inspected(name, examples, list(called), background)
+    if "train" not in own:
+        raise InputError(f"dataset.name is {name!r}, which has no labelled split train; it has: {', '.join(present)}")
+    taken = [called[split] for split in own]
+    if left := [f"{its} ({present[its].num_examples})" for its in present if its not in taken]:
+        print(f"{name}: left out splits without labels or of another purpose: {', '.join(left)}", file=sys.stderr)
+    classes = builder.info.features[keys[1]].names
+    used = sorted({entry.label for entries in own.values() for entry in entries})
+    if unused := [classes[label] for label in sorted(set(range(len(classes))) - set(used))]:
+        print(f"{name}: left out classes without images: {listed(unused)}", file=sys.stderr)
+    if faults := names.faults(classes[label] for label in used):
+        told = "; ".join(f"{fault}: {listed(faulty)}" for fault, faulty in faults.items())
+        raise InputError(f"dataset.name is {name!r}, which has {told}")
+    label_of = {before: label for label, before in enumerate(used)}
+    splits = {split: [e._replace(label=label_of[e.label]) for e in entries] for split, entries in own.items()}
+    return Source(
+        tuple(classes[label] for label in used),
+        splits,
+        lambda split, chosen: ((encoded, label_of[before]) for encoded, before in fetch(split, chosen)),
+    )
+
+
+def _image_and_class(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str]:
+    """Names of the features that hold the image and its class."""
+    features = dict(info.features.items())
+    for keys in (info.supervised_keys, records.KEYS):
+        match keys and [features.get(key) if isinstance(key, str) else None for key in keys[:2]]:
+            case tfds.features.Image(np_dtype=np.uint8 | np.uint16), tfds.features.ClassLabel():
+                return keys[:2]
+    kinds = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
+    raise InputError(f"dataset.name is {name!r}, which has no image with one class label; its features: {kinds}")
+
+
+def _called(present: Iterable[str]) -> dict[str, str]:
+    """What a set calls the splits that it has. Of several names for a split its own counts, or else the first."""
+    meaning = {name: split for name in present if (split := known(name))}
+    return {
+        split: split if split in meaning else next(name for name in meaning if meaning[name] == split)
+        for split in SPLITS
+        if split in meaning.values()
+    }
+
+
+def _inspected(
+    name: str, examples: Callable[[str], Iterator[Example]], splits: list[str], background: str
+) -> tuple[dict[str, list[Entry]], Callable[[str, list[Entry]], Iterator[Example]]]:
+    """The images of `splits` that have a label, by split and number, and what fetches some of a split.
+
+    Raises InputError naming an image that can't be read.
+    """
+    labels = {}
+
+    def located(only: Collection | None) -> Iterator[Located]:
+        for split in splits:
+            for number, (encoded, label) in enumerate(tqdm(examples(split), f"hash {split}", disable=None)):
+                # TFDS gives -1 to an image whose class is kept secret.
+                if label >= 0 and (only is None or (split, number) in only):
+                    labels[split, number] = label
+                    yield (split, number), lambda encoded=encoded: encoded
+
+    def fetch(split: str, chosen: list[Entry]) -> Iterator[Example]:
+        wanted = {entry.where for entry in chosen}
+        numbered = (found for found in enumerate(examples(split)) if found[0] in wanted)
+        return in_parallel(lambda one: (seen.stored((split, one[0]), one[1][0]), one[1][1]), numbered)
+
+    seen = inspect(located, background)
+    for (split, number), error in seen.failed.items():
+        raise InputError(f"dataset.name is {name!r}, whose image {number} of {split} can't be read: {one_line(error)}")
+    entries = defaultdict(list)
+    for kind, span in seen.spans.items():
+        print(f"{name}: in images of {kind} samples {span} is shown as black to white", file=sys.stderr)
+    for (split, number), digest in seen.digests.items():
+        look = seen.looks[split, number]
+        entries[split].append(Entry(number, labels[split, number], digest, look=look))
+    return dict(entries), fetch
+
+
+def _examples(name: str, info: tfds.core.DatasetInfo, split: str, keys: tuple[str, str]) -> Iterator[Example]:
+    match info.file_format:
+        case FileFormat.TFRECORD:
+            return records.examples(info, split, keys)
+        case FileFormat.ARRAY_RECORD:
+            return (records.parsed(info, content, keys) for content in _array_records(name, info.splits[split]))
+    raise InputError(
+        f"dataset.name is {name!r}, whose files are {info.file_format.value}; prepare it as tfrecord or array_record"
+    )
+
+
+def _array_records(name: str, split: tfds.core.SplitInfo) -> Iterator[bytes]:
+    try:
+        from array_record.python.array_record_module import ArrayRecordReader
+    except ImportError as error:  # there is none for macOS
+        raise InputError(
+            f"dataset.name is {name!r}, whose files are array_record; install the package array_record, or prepare the "
+            "set as tfrecord"
+        ) from error
+    for path, count in zip(split.filepaths, split.shard_lengths, strict=True):
+        reader = ArrayRecordReader(os.fspath(path))
+        if reader.num_records() != count:  # 0 of a file that is gone or damaged
+            raise records.damaged(Path(path))
+        try:
+            yield from (reader.read() for _ in range(count))
+        except RuntimeError as error:
+            raise records.damaged(Path(path)) from error

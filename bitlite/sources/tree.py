@@ -1,0 +1,190 @@
+"""What lies in a folder: splits, classes and their files. Other layouts are refused."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from bitlite.sources import pictures, splits
+from bitlite.sources.problems import Problems
+from bitlite.workflow.errors import listed
+
+# What file managers, network drives and archives leave beside one's files, in lower case; hidden files are no less.
+LITTER = {
+    "#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recently-snapshot", "@recycle", "@tmp", "__macosx",
+    "__pycache__", "desktop.ini", "ehthumbs.db", "ehthumbs_vista.db", "found.000", "icon\r", "lost+found",
+    "network trash folder", "system volume information", "temporary items", "thumbs.db",
+}  # fmt: skip
+# Names of the two halves of a segmentation set, in lower case.
+IMAGES = {"image", "images", "img", "imgs", "input", "inputs", "jpegimages"}
+MASKS = {
+    "annotation", "annotations", "label", "labels", "labelids", "mask", "masks", "segmentation", "segmentationclass",
+    "segmentations", "target", "targets", "trimaps",
+}  # fmt: skip
+
+EXPECTED = "expected is FOLDER/CLASS/image.jpg or FOLDER/{train,validation,test}/CLASS/image.jpg (docs/folders.md)"
+
+
+class Found(NamedTuple):
+    """A file of a class."""
+
+    path: Path
+    # The folder of its class, which bears the class's name.
+    folder: Path
+    # train, validation or test: train where the folder has no splits of its own.
+    split: str
+
+
+class Tree(NamedTuple):
+    """All files of a folder that are not litter."""
+
+    files: list[Found]
+    # The folders of classes, of which a class has one in each split.
+    classes: list[Path]
+    # Files that lie in no class folder.
+    outside: list[Path]
+
+
+def read(root: Path, problems: Problems) -> Tree:
+    """What `root` holds. Adds to `problems` what can't be reached, and layouts that mean something else."""
+    folders, outside = _layout(root, problems)
+    above = {os.path.realpath(folder) for folder in (root, *root.resolve().parents)}
+    files = [Found(path, folder, split) for split, folder in folders for path in _files_below(folder, above, problems)]
+    return Tree(files, [folder for _, folder in folders], outside)
+
+
+def hint(root: Path) -> str:
+    """The layout expected and, for a `root` that has fewer than two classes, where they may be instead."""
+    parent = Path(os.path.abspath(root)).parent
+    if _holds_images(root) and len([folder for folder in _listing(parent).folders if _holds_images(folder)]) > 1:
+        return f"{EXPECTED}; did you mean {parent}?"
+    below = root
+    while len(folders := _listing(below).folders) == 1:
+        (below,) = folders
+    return f"{EXPECTED}; did you mean {below}?" if folders and below != root else EXPECTED
+
+
+class _Listing(NamedTuple):
+    """Sub-folders and files of a folder, links among them taken for what they lead to, by name."""
+
+    folders: list[Path]
+    files: list[Path]
+
+
+def _listing(folder: Path, problems: Problems | None = None) -> _Listing:
+    problems = problems or Problems(folder)
+    listing = _Listing([], [])
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted((entry for entry in entries if not _is_litter(entry.name)), key=lambda entry: entry.name)
+    except OSError as error:
+        problems.add(f"folders that can't be listed, {error.strerror}", [folder])
+        return listing
+    for entry in found:
+        path = folder / entry.name
+        try:
+            if entry.is_dir():
+                listing.folders.append(path)
+            elif entry.is_file():
+                listing.files.append(path)
+            else:
+                path.stat()
+                problems.add("neither files nor folders", [path])
+        except FileNotFoundError:
+            problems.add("links to nothing", [path])
+        except OSError as error:
+            problems.add(f"paths that can't be reached, {error.strerror}", [path])
+    return listing
+
+
+def _is_litter(name: str) -> bool:
+    # Windows writes down as NAME:Zone.Identifier that a file was downloaded.
+    return name.startswith(".") or name.lower() in LITTER or name.endswith(":Zone.Identifier")
+
+
+def _files_below(folder: Path, above: set[str], problems: Problems) -> Iterator[Path]:
+    """The files of a class, each folder's once. A link back to a folder of `above`, real paths, is not followed."""
+    read, waiting = set(above), [folder]
+    while waiting:
+        here = waiting.pop()
+        real = os.path.realpath(here)
+        if real in read:
+            problems.remark("links to folders that are read already", [here])
+            continue
+        read.add(real)
+        listing = _listing(here, problems)
+        yield from listing.files
+        waiting += sorted(listing.folders, reverse=True)
+
+
+def _layout(root: Path, problems: Problems) -> tuple[list[tuple[str, Path]], list[Path]]:
+    """The folders of classes with their splits, and the files that lie outside of them."""
+    top = _listing(root, problems)
+    split_of = {folder: split for folder in top.folders if (split := splits.known(folder.name))}
+    divided = [folder for folder in split_of if _holds_classes(folder)]
+    others = [folder for folder in top.folders if folder not in split_of]
+    # With other folders beside it a lone train is a class, such as one of vehicles.
+    if "train" in map(split_of.get, divided) and (not others or len(set(split_of.values())) > 1):
+        for split in set(split_of.values()):
+            same = [folder for folder in split_of if split_of[folder] == split]
+            problems.refuse(f"more than one folder for the split {split}", same if len(same) > 1 else [])
+        problems.add("folders beside those of the splits", others)
+        listings = {folder: _listing(folder, problems) for folder in split_of}
+        classes = [(split_of[folder], below) for folder in split_of for below in listings[folder].folders]
+        outside = top.files + [path for listing in listings.values() for path in listing.files]
+    else:
+        _refuse_splits_that_hold_no_classes(top.folders, split_of, problems)
+        problems.remark("classes named as splits", split_of)
+        _remark_on_other_layouts(root, top.folders, problems)
+        classes, outside = [("train", folder) for folder in top.folders], top.files
+    _refuse_splits_of_classes([folder for _, folder in classes], problems)
+    _refuse_masks([folder for _, folder in classes], problems)
+    return classes, outside
+
+
+def _refuse_splits_that_hold_no_classes(folders: list[Path], split_of: dict[Path, str], problems: Problems) -> None:
+    if len(set(split_of.values())) > 1:
+        problems.refuse("folders named as splits, without a train that holds class folders", split_of)
+        return
+    meant_by = {folder: meant for folder in folders if (meant := _words_of_splits(folder.name))}
+    meant = set().union(*meant_by.values())
+    # A name with other words, such as train_station, may be a class's unless what it holds are folders.
+    doubtful = [folder for folder in meant_by if not splits.known(re.sub("[^a-z]", "", folder.name.lower()))]
+    if "train" in meant and len(meant) > 1 and not any(map(_holds_images, doubtful)):
+        problems.refuse("folders that look like splits; name them train, validation and test to have them so", meant_by)
+
+
+def _remark_on_other_layouts(root: Path, folders: list[Path], problems: Problems) -> None:
+    parent = Path(os.path.abspath(root)).parent
+    if own := splits.known(root.name):
+        beside = [folder for folder in _listing(parent).folders if splits.known(folder.name) not in (None, own)]
+        problems.remark(f"named as a split, and not used unless dataset.name is {parent}", beside)
+    deep = {folder: {below.name for below in _listing(folder).folders} for folder in folders if _holds_classes(folder)}
+    if len(deep) > 1 and len(shared := set.intersection(*deep.values())) > 1:
+        inside = listed(sorted(shared))
+        problems.remark(f"taken for classes, though what lies in each may be the classes, {inside}", deep)
+
+
+def _refuse_splits_of_classes(classes: list[Path], problems: Problems) -> None:
+    inside = [below for folder in classes for below in _listing(folder).folders if splits.known(below.name)]
+    problems.refuse("split folders inside class folders, which go above them", inside)
+
+
+def _refuse_masks(classes: list[Path], problems: Problems) -> None:
+    images, masks = ([folder for folder in classes if folder.name.lower() in half] for half in (IMAGES, MASKS))
+    if images and masks:
+        problems.refuse("folders of images and of what is drawn on them, which are no classes", images + masks)
+
+
+def _holds_classes(folder: Path) -> bool:
+    return bool(_listing(folder).folders) and not _holds_images(folder)
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether images lie in the folder itself."""
+    return any(map(pictures.meant_as_image, _listing(folder).files))
+
+
+def _words_of_splits(name: str) -> set[str]:
+    return {split for word in re.split("[^a-z]+", name.lower()) if (split := splits.known(word))}
