@@ -101,7 +101,7 @@ def by_scheme(scratch: Path, threads: Sequence[int]) -> None:
     for name, each in entries().items():
         images = None
         if isinstance(each, Calibrated):
-            images = train[calibration.drawn(train_labels, dataset.labels(), each)]
+            images = train[calibration.drawn(train_labels, each)]
         files[name] = conversion.convert(bit, each, images)
     paths = written(files, scratch)
     print(" " * 18 + "".join(f"{column:>12}" for column in ("images", "accuracy", "agreement", "bytes")))

@@ -31,7 +31,7 @@ def main() -> None:
     predictions = read_csv(PLOTS / "evaluate" / selected.name / "predictions.csv")
     png = picture.tradeoff(comparison)
     html = page.report(comparison, made_from, layers, predictions, png)
-    card = release.card(comparison, made_from, release.recipe(params, selected), model, len(predictions))
+    card = release.card(comparison, made_from, release.recipe(params, made_from, selected), model, len(predictions))
 
     release.write(RELEASE, model, made_from.labels, card)
     write_csv(PLOTS / "tradeoff.csv", variants.TRADEOFF_COLUMNS, variants.tradeoff_rows(comparison))

@@ -12,6 +12,7 @@ from bitlite.tflite import calibration, convolutions
 from bitlite.tflite.conversion import FLOAT32, convert
 from bitlite.workflow import params
 from bitlite.workflow.command import run
+from bitlite.workflow.errors import under
 from bitlite.workflow.files import write_bytes, write_csv
 from bitlite.workflow.paths import PLOTS, PRUNED, TFLITE
 
@@ -20,13 +21,16 @@ def main(pruning: str, quantization: str) -> None:
     entry = params.load().entry("quantization", quantization)
     bit = Bit.load(PRUNED / pruning)
     size = bit.architecture.image_size
-    images = None
+    images = ()
     if isinstance(entry, params.Calibrated):
         train, labels = dataset.read("train", size)
-        images = train[calibration.drawn(labels, dataset.labels(), entry)]
+        images = (train[number] for number in calibration.drawn(labels, entry))  # memory need not hold them
+        if told := calibration.shortfall(entry, len(labels), len(dataset.labels())):
+            print(f"quantization.{quantization}.{told}")
     validation = dataset.read("validation", size)
 
-    content = convert(bit, entry, images, validation=validation)
+    with under(f"quantization.{quantization}"):
+        content = convert(bit, entry, images, validation=validation)
     sample = validation[0][: convolutions.SLOW_SAMPLE.get(entry.scheme, convolutions.SAMPLE)]
     rows = list(convolutions.rows(content, convert(bit, FLOAT32), bit, sample))
 

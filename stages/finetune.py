@@ -18,9 +18,10 @@ from bitlite.training.inference import predict
 from bitlite.training.loop import Run, fit
 from bitlite.training.step import first_host, strategy
 from bitlite.workflow import command, metrics, scores
+from bitlite.workflow.errors import under
 from bitlite.workflow.files import write_csv
 from bitlite.workflow.params import load
-from bitlite.workflow.paths import BACKBONE, FINETUNED, FINETUNED_PREDICTIONS, INTERRUPTED, METRICS, PLOTS
+from bitlite.workflow.paths import BACKBONE, FINETUNED, FINETUNED_PREDICTIONS, METRICS, PLOTS, interrupted
 
 
 def main() -> None:
@@ -35,10 +36,11 @@ def main() -> None:
 
     many_hosts = params.finetune.devices == "all_hosts"
     if many_hosts and not first_host():
-        return fit(model, run, desc="finetune")
+        with under("finetune"):
+            return fit(model, run, desc="finetune")
     # Hosts would have to agree on the checkpoint that they go on from.
-    checkpoint = None if many_hosts else Checkpoint(INTERRUPTED, dataset.digest())
-    with logged(PLOTS / "finetune") as log:
+    checkpoint = None if many_hosts else Checkpoint(interrupted(), dataset.digest())
+    with logged(PLOTS / "finetune") as log, under("finetune"):
         fit(model, run, desc="finetune", log=log, checkpoint=checkpoint)
 
     bit = bit.with_weights(network.get_weights(model))

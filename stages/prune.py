@@ -9,6 +9,7 @@ metrics/prune/P.json, plots/prune/P/.
 from bitlite.bit.weights import Bit
 from bitlite.training import measures
 from bitlite.workflow import command, metrics
+from bitlite.workflow.errors import under
 from bitlite.workflow.files import write_csv
 from bitlite.workflow.metrics import ModelScores, PrunedScores
 from bitlite.workflow.params import load
@@ -26,7 +27,8 @@ def main(name: str) -> None:
     else:
         from bitlite.pruning.recovery import prune_and_recover  # brings TensorFlow, which takes seconds to import
 
-        bit, scores = prune_and_recover(finetuned, pruning, params, PLOTS / "prune" / name)
+        with under(f"pruning.{name}"):
+            bit, scores = prune_and_recover(finetuned, pruning, params, PLOTS / "prune" / name)
     bit.save(PRUNED / name)
     write_csv(PLOTS / "prune" / name / "layers.csv", measures.LAYER_COLUMNS, measures.layers(bit))
     metrics.write(METRICS / "prune" / f"{name}.json", scores)

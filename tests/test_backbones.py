@@ -2,6 +2,7 @@ import io
 import math
 import tarfile
 import tempfile
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from loopback import closed_port, sends, server
 
+from bitlite.backbones import backbone as backbones
 from bitlite.backbones.backbone import EMBEDDED, PUBLISHED, fetch
 from bitlite.bit.names import FINAL_NORM, ROOT
 from bitlite.bit.shapes import Shape
@@ -116,7 +118,7 @@ def test_npz_by_path(npz, units):
     path = npz(published(units=units).weights)
     bit = fetch(Backbone(name=str(path)))
     assert_weights(bit, published(units=units))
-    assert bit.architecture == Architecture(str(path), groups=32, pool=True, standardized=True, image_size=(224, 224))
+    assert bit.architecture == Architecture(path.name, groups=32, pool=True, standardized=True, image_size=(224, 224))
 
 
 def test_three_pixel_root_means_bit_tiny_s_form(npz):
@@ -151,6 +153,8 @@ KERNEL = "resnet/block1/unit01/a/proj/standardized_conv2d/kernel"
         ({ROOT_KERNEL: np.zeros((5, 5, 3, 32))}, f"1 are misshapen: {ROOT_KERNEL}"),
         ({ROOT_KERNEL: np.float32(0)}, "weights"),
         ({GAMMA: np.array(["a"] * 64)}, GAMMA),
+        ({GAMMA: np.full(64, np.nan)}, f"{GAMMA} has values that are not finite"),
+        ({GAMMA: np.append(np.zeros(63), np.inf)}, f"{GAMMA} has values that are not finite"),
     ],
 )
 def test_wrong_weight_is_named(npz, changes, told):
@@ -328,7 +332,7 @@ def test_npz_by_address(npz):
         assert_weights(fetch(Backbone(name="mine", source=f"{address}/models/BiT.npz")), published())
     assert asked == ["/models/BiT.npz"]
     assert_weights(bit, published())
-    assert bit.architecture.name == f"{address}/models/BiT.npz"
+    assert bit.architecture.name == "BiT.npz"
 
 
 @pytest.mark.parametrize("path", ["BiT.npz?download=1", "saved.tar.gz?download=1"])
@@ -391,6 +395,92 @@ def test_handle_is_resolved_by_tf_hub_and_kept_in_its_cache(saved_model):
     assert_weights(fetch(Backbone(name="mine", source=handle)), published())
     assert asked == ["/google/bit/m-r50x1/1?tf-hub-format=compressed"]
     assert list(Path("hub").glob("*/saved_model.pb"))
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:50])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("BiT.npz", lambda kept: cut_short(kept)),
+        ("saved.tar.gz", lambda kept: cut_short(kept)),
+        ("bit/1", lambda kept: cut_short(kept / "saved_model.pb")),
+        ("bit/1", lambda kept: (kept / "variables/variables.index").unlink()),
+        ("bit/1", lambda kept: [path.unlink() for path in kept.rglob("*") if path.is_file()]),
+    ],
+)
+def test_kept_copy_that_is_damaged_is_fetched_again(saved_model, npz, capsys, name, damage):
+    weights = published().weights
+    content = npz(weights).read_bytes() if name.endswith("npz") else packed(saved_model(weights))
+    with server(sends(content)) as (address, asked):
+        backbone = Backbone(name="mine", source=f"{address}/{name}")
+        fetch(backbone)
+        time.sleep(0.05)
+        (kept,) = [
+            path for path in (*Path("data").glob("downloads/*"), *Path("hub").glob("*")) if path.suffix != ".txt"
+        ]
+        damage(kept)
+        assert_weights(fetch(backbone), published())
+        assert_weights(fetch(backbone), published())
+    assert len(asked) == 2
+    told = f"the copy of {address}/{name} that was kept is damaged: it is fetched again\n"
+    assert capsys.readouterr().err.count(told) == 1
+    time.sleep(0.05)
+    damage(kept)  # the server is gone
+    assert "can't be fetched" in refusal("mine", f"{address}/{name}")
+
+
+@pytest.mark.parametrize("name", ["BiT.npz", "saved.tar.gz", "bit/1"])
+def test_what_is_of_no_use_is_fetched_once(saved_model, name):
+    path = saved_model(published().weights)
+    (path / "variables/variables.index").unlink()
+    content = b"no weights" if name.endswith("npz") else packed(path)
+    with server(sends(content)) as (address, asked):
+        refusal("mine", f"{address}/{name}")
+    assert len(asked) == 1
+
+
+# Names that may be published
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("bit-tiny", "bit-tiny"),
+        ("my own", "my own"),
+        ("/home/ann/acme/secret.npz", "secret.npz"),
+        ("../acme/secret.npz", "secret.npz"),
+        ("~/acme/saved", "saved"),
+        ("acme/saved/", "saved"),
+        ("https://ann:pw@acme.example/models/BiT.npz?token=abc", "BiT.npz"),
+        ("https://acme.example/models/BiT.tar.gz#x", "BiT.tar.gz"),
+        ("https://tfhub.dev/google/bit/m-r50x1/1?tf-hub-format=compressed", "tfhub.dev/google/bit/m-r50x1/1"),
+        ("https://ann:pw@www.kaggle.com/models/google/bit", "www.kaggle.com/models/google/bit"),
+    ],
+)
+def test_public_name(name, public):
+    assert backbones._public(name) == public
+
+
+def test_architecture_holds_the_public_name(npz):
+    path = npz(published().weights)
+    bit = fetch(Backbone(name=str(path)))
+    bit.save(Path("saved"))
+    assert str(path.parent) not in Path("saved/architecture.json").read_text()
+
+
+def test_source_of_the_home_folder_and_of_an_experiments_project(npz, tmp_path, monkeypatch):
+    npz(published().weights, "home.npz")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert_weights(fetch(Backbone(name="mine", source="~/home.npz")), published())
+    (tmp_path / "dvc.yaml").write_text("")
+    experiment = tmp_path / ".dvc/tmp/exps/tmpabcd"
+    experiment.mkdir(parents=True)
+    monkeypatch.chdir(experiment)
+    assert_weights(fetch(Backbone(name="mine", source="home.npz")), published())
+    assert "no_such_user" in refusal("mine", "~no_such_user/home.npz")
 
 
 def test_step_counter_is_no_weight(saved_model):

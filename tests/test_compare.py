@@ -19,7 +19,7 @@ from bitlite.bit.names import HEAD, ROOT
 from bitlite.bit.shapes import Shape
 from bitlite.bit.weights import untrained
 from bitlite.litert import runtime
-from bitlite.report import layer_tables, picture, release, text, variants
+from bitlite.report import layer_tables, origin, picture, release, text, variants
 from bitlite.report.origin import Origin
 from bitlite.report.page import confusion, report
 from bitlite.report.places import PLACES, advice
@@ -697,7 +697,44 @@ def test_card_holds_the_params_that_made_the_model(workspace):
     again = Params.model_validate({**made_with, "compare": {"baseline": "channels-int8"}})
     assert again.pruning["channels"] == asked.pruning["channels"]
     assert again.quantization["int8"] == asked.quantization["int8"]
-    assert (again.seed, again.finetune, again.backbone) == (asked.seed, asked.finetune, asked.backbone)
+    assert (again.seed, again.finetune, again.dataset) == (asked.seed, asked.finetune, asked.dataset)
+    assert again.backbone.name == FINETUNED.architecture.name
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("mnist5k", "mnist5k"),
+        ("oxford_flowers102:2.1.1", "oxford_flowers102:2.1.1"),
+        ("imagenet_v2/topimages", "imagenet_v2/topimages"),
+        ("photos", "photos"),
+        ("/mnt/clients/acme/photos/", "photos"),
+        ("clients/acme", "acme"),
+        ("~/acme", "acme"),
+        ("../acme/./photos/../pictures", "pictures"),
+        ("/mnt/clients/acme/my_set/1.0.0", "my_set:1.0.0"),
+    ],
+)
+def test_name_of_a_data_set_that_may_be_published(name, public):
+    assert origin.public(name) == public
+
+
+def test_a_folder_named_as_a_tfds_set_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("imagenet_v2/topimages").mkdir(parents=True)
+    assert origin.public("imagenet_v2/topimages") == "topimages"
+
+
+def test_nothing_private_is_published(workspace):
+    text = Path("params.yaml").read_text()
+    text = text.replace("{name: mnist5k}", "{name: /mnt/acme/photos, data_dir: /mnt/acme/tfds}")
+    text = text.replace("{name: bit-tiny}", "{name: mine, source: 'https://ann:pw@acme.example/BiT.npz?token=abc'}")
+    Path("params.yaml").write_text(text)
+    compare.main()
+    for name, content in outputs().items():
+        assert not re.search(rb"acme|ann:|token|/mnt", content), name
+    for name in ("report.html", "models/release/README.md"):
+        assert "photos" in Path(name).read_text()
 
 
 def test_stage_gives_the_same_bytes_again(workspace):

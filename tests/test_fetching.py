@@ -37,6 +37,11 @@ def fetch(address: str) -> bytes:
         return path.read_bytes()
 
 
+def resolve(handle: str) -> list[str]:
+    with resolved(handle) as path:
+        return sorted(each.name for each in path.iterdir())
+
+
 def refusal(get, address: str) -> str:
     with pytest.raises(InputError) as error:
         get(address)
@@ -204,6 +209,49 @@ def test_encoded_transfer_is_not_continued():
     assert file.asked_from == [0, 0]
 
 
+# Experiments
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    """The working directory is the one in which DVC runs a queued experiment of the project in tmp_path."""
+    (tmp_path / "dvc.yaml").write_text("")
+    folder = tmp_path / ".dvc/tmp/exps/tmpabcd"
+    folder.mkdir(parents=True)
+    (folder / "dvc.yaml").write_text("")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_experiments_find_what_the_project_has_fetched(experiment, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with server(sends(CONTENT)) as (address, asked):
+        fetch(f"{address}/BiT.npz")
+        monkeypatch.chdir(experiment)
+        assert fetch(f"{address}/BiT.npz") == CONTENT
+        assert fetch(f"{address}/other.npz") == CONTENT
+        monkeypatch.chdir(tmp_path)
+        assert fetch(f"{address}/other.npz") == CONTENT
+    assert asked == ["/BiT.npz", "/other.npz"]
+    assert [path.name for path in experiment.iterdir()] == ["dvc.yaml"]
+
+
+def test_experiments_beside_each_other_fetch_a_file_once():
+    def slowly(handler):
+        time.sleep(0.3)
+        sends(CONTENT)(handler)
+
+    found = []
+    with server(slowly) as (address, asked):
+        threads = [threading.Thread(target=lambda: found.append(fetch(f"{address}/BiT.npz"))) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == 3 * [CONTENT]
+    assert asked == ["/BiT.npz"]
+
+
 # Errors
 
 
@@ -219,7 +267,7 @@ def test_digest_of_another_kind_is_not_checked():
         assert fetch(f"{address}/BiT.npz") == CONTENT
 
 
-@pytest.mark.parametrize("get", [fetch, resolved])
+@pytest.mark.parametrize("get", [fetch, resolve])
 @pytest.mark.parametrize("code", [404, 503])
 def test_refused_request_is_told_at_once(get, code):
     with server(lambda handler: handler.send_error(code)) as (address, asked):
@@ -227,14 +275,14 @@ def test_refused_request_is_told_at_once(get, code):
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("get", [fetch, resolved])
+@pytest.mark.parametrize("get", [fetch, resolve])
 def test_closed_port(get):
     with loopback.closed_port() as address:
         message = refusal(get, f"{address}/bit/1")
     assert "refused" in message and "give its path as backbone.source" in message
 
 
-@pytest.mark.parametrize("get", [fetch, resolved])
+@pytest.mark.parametrize("get", [fetch, resolve])
 def test_silent_server_is_given_up_in_time(get, monkeypatch):
     assert fetching.TIMEOUT_S <= 15
     monkeypatch.setattr(fetching, "TIMEOUT_S", 0.5)
@@ -261,7 +309,7 @@ def archive() -> bytes:
 )
 def test_module_that_is_no_archive_is_an_error_and_leaves_nothing(content):
     with server(sends(content)) as (address, _):
-        refusal(resolved, f"{address}/bit/1")
+        refusal(resolve, f"{address}/bit/1")
     assert list(Path("hub").iterdir()) == []
 
 
@@ -270,7 +318,7 @@ def test_other_sockets_keep_their_timeout(before):
     socket.setdefaulttimeout(before)
     try:
         with loopback.closed_port() as address:
-            refusal(resolved, f"{address}/bit/1")
+            refusal(resolve, f"{address}/bit/1")
         assert socket.getdefaulttimeout() == before
     finally:
         socket.setdefaulttimeout(None)

@@ -558,6 +558,15 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     )
 
 
+def test_experiments_find_a_folder_of_their_project(tmp_path, monkeypatch):
+    (tmp_path / "dvc.yaml").touch()
+    write_folder(tmp_path / "photos", ant=8, bee=8)
+    experiment = tmp_path / ".dvc/tmp/exps/tmpabcd"
+    experiment.mkdir(parents=True)
+    monkeypatch.chdir(experiment)
+    assert dataset.labels(prepared(tmp_path / "out", "photos")) == ("ant", "bee")
+
+
 def test_name_that_can_t_be_looked_up_is_told_in_one_line(tmp_path):
     name = "a" * 300
     assert refusal(tmp_path / "out", name) == f"dataset.name is {name!r}: File name too long"

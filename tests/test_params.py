@@ -97,7 +97,7 @@ def test_numbers_are_those_of_yaml_1_2(committed):
         ("seed", True, INTEGER),
         ("seed", 1.0, INTEGER),
         ("dataset.name", "", "at least 1 character"),
-        ("dataset.name", 5, "a valid string"),
+        ("dataset.name", [5], "a valid string"),
         ("dataset.validation", 0, "greater than 0"),
         ("dataset.validation", NAN, "less than 1"),
         ("dataset.test", 1, "less than 1"),
@@ -304,6 +304,18 @@ def test_bad_name_of_a_variant(committed, capsys, section, name):
     message = refusal(capsys)
     for told in (f"params.yaml: {section}.", repr(name), "[a-z0-9_]"):
         assert told in message
+
+
+@pytest.mark.parametrize(
+    "written", ["2024", "007", "2024-05-01", "1e5", "1_000", "2024.10", "true", "0x10", "my photos", "a=b", "no", ".5"]
+)
+@pytest.mark.parametrize("key", ["dataset.name", "dataset.data_dir", "backbone.name", "backbone.source"])
+def test_names_and_paths_are_taken_as_they_are_written(committed, key, written):
+    change(committed, key, "PLACE")
+    write(committed)
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("PLACE", written))
+    section, field = key.split(".")
+    assert getattr(getattr(params.load(), section), field) == written
 
 
 @pytest.mark.parametrize("key", ["dataset", "backbone", "dataset.name", "backbone.name"])

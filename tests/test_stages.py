@@ -25,7 +25,7 @@ from bitlite.training.recipe import finetuning_recipe_on_dataset
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.files import read_csv
 from bitlite.workflow.params import Finetune
-from bitlite.workflow.paths import INTERRUPTED
+from bitlite.workflow.paths import interrupted
 from stages import benchmark, convert, evaluate, finetune, prune
 
 ROOT = Path(__file__).parents[1]
@@ -245,8 +245,7 @@ def test_convert_says_what_each_layer_lost():
 @pytest.mark.parametrize(
     ("entry", "told"),
     [
-        ("scheme: int8, calibration_images: 5", "calibration_images is 5, but there are 6 classes"),
-        ("scheme: int8_mixed, calibration_images: 12, keep_float: [nothing/*]", "keep_float has 'nothing/\\*'"),
+        ("scheme: int8_mixed, calibration_images: 12, keep_float: [nothing/*]", r"^quantization\.int8\.keep_float has"),
     ],
 )
 def test_convert_refuses_what_can_not_be(entry, told, copy):
@@ -341,7 +340,7 @@ finetune.Checkpoint = partial(finetune.Checkpoint, seconds=0)
 finetune.main()
 """
     process = subprocess.Popen([sys.executable, "-c", slow], env=os.environ | {"PYTHONPATH": str(ROOT)})
-    while not INTERRUPTED.exists():
+    while not any(interrupted().glob("*.npz")):
         assert process.poll() is None
         time.sleep(0.05)
     process.kill()

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,14 +16,14 @@ from bitlite.bit import network
 from bitlite.bit.names import HEAD
 from bitlite.bit.shapes import Shape
 from bitlite.bit.weights import untrained
-from bitlite.training import loop
+from bitlite.training import limits, loop
 from bitlite.training.batches import GREY, Images, ahead, batches
-from bitlite.training.checkpoint import Checkpoint
+from bitlite.training.checkpoint import KEPT, Checkpoint
 from bitlite.training.inference import PREDICTION_BATCH, inference, mean_loss, predict
 from bitlite.training.loop import Run, fit
 from bitlite.training.recipe import Recipe, learning_rate
 from bitlite.training.step import distillation_losses, first_host
-from bitlite.workflow.errors import InputError
+from bitlite.workflow.errors import InputError, WrongValue
 
 RECIPE = Recipe(
     steps=20, batch_size=12, learning_rate=0.03, resize=8, image_size=8, warmup=4, decays=(10, 15, 18), flip=True
@@ -332,7 +333,7 @@ def interrupt(at):
 def test_interrupted_training_ends_as_an_unbroken_one(tmp_path, monkeypatch, logged):
     monkeypatch.setattr(loop, "LOGGED", logged)
     unbroken, curve = trained(bit_of())
-    checkpoint = Checkpoint(tmp_path / "state.npz", "data", seconds=0)
+    checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
     for at in (7, 13, 17) if logged == 20 else (13,):
         with pytest.raises(Interruption):
             trained(bit_of(), checkpoint=checkpoint, log=interrupt(at))
@@ -343,7 +344,7 @@ def test_interrupted_training_ends_as_an_unbroken_one(tmp_path, monkeypatch, log
 
 
 def test_training_goes_on_from_the_checkpoint_instead_of_the_start(tmp_path, monkeypatch):
-    checkpoint = Checkpoint(tmp_path / "state.npz", "data", seconds=0)
+    checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
     with pytest.raises(Interruption):
         trained(bit_of(), checkpoint=checkpoint, log=interrupt(15))
     firsts = []
@@ -353,7 +354,7 @@ def test_training_goes_on_from_the_checkpoint_instead_of_the_start(tmp_path, mon
 
 
 def test_checkpoint_of_another_trunk_is_ignored(tmp_path):
-    plain, checkpoint = replace(RECIPE, flip=False), Checkpoint(tmp_path / "state.npz", "data", seconds=0)
+    plain, checkpoint = replace(RECIPE, flip=False), Checkpoint(tmp_path / "states", "data", seconds=0)
     expected, _ = trained(bit_of(), plain, part="head")
     with pytest.raises(Interruption):
         trained(bit_of(seed=1), plain, part="head", checkpoint=checkpoint, log=interrupt(12))
@@ -362,7 +363,7 @@ def test_checkpoint_of_another_trunk_is_ignored(tmp_path):
 
 @pytest.mark.parametrize("other", ["data", "seed", "recipe", "weights", "part", "precision", "damage"])
 def test_checkpoint_of_another_run_is_ignored(tmp_path, run, other):
-    checkpoint = Checkpoint(tmp_path / "state.npz", "other" if other == "data" else "data", seconds=0)
+    checkpoint = Checkpoint(tmp_path / "states", "other" if other == "data" else "data", seconds=0)
     recipe = replace(RECIPE, flip=False) if other == "recipe" else RECIPE
     with pytest.raises(Interruption), network.precision("mixed" if other == "precision" else "float32"):
         trained(
@@ -370,10 +371,51 @@ def test_checkpoint_of_another_run_is_ignored(tmp_path, run, other):
             part="last_block" if other == "part" else "all", log=interrupt(12),
         )  # fmt: skip
     if other == "damage":
-        checkpoint.path.write_bytes(checkpoint.path.read_bytes()[:-100])
+        (path,) = checkpoint.directory.glob("*.npz")
+        path.write_bytes(path.read_bytes()[:-100])
     weights, curve = trained(bit_of(), checkpoint=replace(checkpoint, identity="data"))
     assert digest(weights) == digest(run[0])
     assert curve == run[1]
+
+
+def test_runs_beside_each_other_go_on_from_their_own(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
+    for seed in (0, 1):
+        with pytest.raises(Interruption):
+            trained(bit_of(), seed=seed, checkpoint=checkpoint, log=interrupt(12))
+    points = []
+
+    def log(step, values):
+        points.append(step)
+        interrupt(13)(step, values)
+
+    for seed in (0, 1):
+        with pytest.raises(Interruption):
+            trained(bit_of(), seed=seed, checkpoint=checkpoint, log=log)  # what is done already is logged at once
+    assert points == 2 * list(range(1, 14))
+    assert len(list(checkpoint.directory.iterdir())) == 2
+
+
+def test_an_equal_run_beside_does_no_harm(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
+
+    def beside(step, _):
+        if step == 10:
+            trained(bit_of(), checkpoint=checkpoint)  # goes on from this one's file, and removes it in the end
+        if step == 15:
+            shutil.rmtree(checkpoint.directory)
+
+    weights, _ = trained(bit_of(), checkpoint=checkpoint, log=beside)
+    assert digest(weights) == digest(trained(bit_of())[0])
+    assert not any(tmp_path.iterdir())
+
+
+def test_few_unfinished_runs_are_kept(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
+    for seed in range(KEPT + 2):
+        with pytest.raises(Interruption):
+            trained(bit_of(), seed=seed, checkpoint=checkpoint, log=interrupt(2))
+    assert len(list(checkpoint.directory.iterdir())) == KEPT
 
 
 # Devices, precision, memory
@@ -434,6 +476,67 @@ def test_first_host(monkeypatch, config, first):
     if config is not None:
         monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {}, "task": {"type": "worker", "index": config}}))
     assert first_host() is first
+
+
+@pytest.mark.parametrize(
+    ("changes", "part", "told"),
+    [
+        (
+            {"learning_rate": 1e9},
+            "all",
+            r"learning_rate is 1e\+09: at step \d+ (the loss is not|a weight has grown to) ",
+        ),
+        (
+            {"learning_rate": 100.0},
+            "all",
+            r"learning_rate is 100: at step \d+ (the loss is not|a weight has grown to) ",
+        ),
+        ({"learning_rate": 1e9, "optimizer": "adam"}, "all", r"learning_rate is 1e\+09: at step \d+ "),
+        # A head alone ends up with weights of 10^8 or so, and a loss as large, but finite.
+        (
+            {"learning_rate": 1e9, "flip": False},
+            "head",
+            r"learning_rate is 1e\+09: at step 1 a weight has grown to \d\.",
+        ),
+    ],
+)
+def test_a_rate_too_high_stops_training_and_leaves_no_checkpoint(tmp_path, changes, part, told):
+    checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
+    with pytest.raises(WrongValue, match=f"^{told}.*; try 0.0002$") as error:
+        trained(bit_of(), replace(RECIPE, **changes), part=part, checkpoint=checkpoint)
+    assert len(str(error.value).splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rate_to_try_is_below_the_one_that_failed_and_trains():
+    failing = replace(RECIPE, learning_rate=1e9)
+    with pytest.raises(WrongValue) as error:
+        trained(bit_of(), failing)
+    rate = float(str(error.value).rsplit(" ", 1)[1])
+    _, curve = trained(bit_of(), replace(failing, learning_rate=rate))
+    assert curve[-1]["loss"] < curve[0]["loss"]
+
+
+def test_weights_that_are_no_numbers_stop_training_at_once():
+    weights = {name: np.full_like(value, np.nan) for name, value in bit_of().weights.items()}
+    with pytest.raises(WrongValue, match="at step 1 the loss is not finite"):
+        trained(bit_of().with_weights(weights))
+
+
+def test_a_temperature_too_low_is_told_as_such(teacher):
+    with pytest.raises(WrongValue, match="^temperature is 1e-40: at step 1 the loss is not finite; try 2$"):
+        trained(bit_of(), replace(RECIPE, distillation=0.5, temperature=1e-40), teacher=teacher)
+
+
+def test_batches_are_split_as_memory_needs(run, monkeypatch):
+    split = []
+    monkeypatch.setattr(limits, "parts", lambda *given: split.append(given) or 3)
+    weights, _ = trained(bit_of(), replace(RECIPE, batch_split="auto"))
+    assert digest(weights) == digest(trained(bit_of(), replace(RECIPE, batch_split=3))[0])
+    ((images, outputs, parameters, memory),) = split
+    assert (images, memory) == (12, limits.host_memory())
+    assert parameters == bit_of().parameters
+    assert outputs == limits.kept_outputs((each.outputs, True) for each in bit_of().convolutions)
 
 
 def test_split_batches_train_as_whole_ones_do(run):
@@ -526,6 +629,18 @@ def test_what_fails_ahead_is_told():
 
 
 # Prediction
+
+
+def test_predict_takes_fewer_large_images_at_a_time():
+    taken = []
+
+    def forward(pixels):
+        taken.append(len(pixels))
+        return pixels[:, 0, 0]
+
+    for side, count in ((32, 300), (480, 40)):
+        predict(forward, np.zeros((count, side, side, 3), np.uint8))
+    assert taken == [256, 44, 18, 18, 4]
 
 
 def test_predict_keeps_the_order_over_batches():

@@ -16,6 +16,8 @@ import yaml
 from PIL import Image
 
 PROJECT = Path(__file__).parents[1]
+# The stages that look at all of params.yaml before anything is trained.
+CHECKS = {"params", "check"}
 VARIANTS = {f"{p}-{q}" for p in ("dense", "channels") for q in ("float32", "small")}
 PARAMS = {
     "seed": 0,
@@ -152,8 +154,8 @@ def stages(name: str, variants: set[str]) -> set[str]:
 def test_a_run_makes_every_output_of_every_variant(clone):
     variant_stages = set().union(*(stages(name, VARIANTS) for name in ("convert", "evaluate", "benchmark")))
     assert clone.first.ran == {
-        "params", "download@dataset", "download@backbone", "finetune", "prune@dense", "prune@channels", "compare",
-        *variant_stages,
+        "params", "download@dataset", "download@backbone", "check", "finetune", "prune@dense", "prune@channels",
+        *variant_stages, "compare",
     }  # fmt: skip
     for kind in ("evaluate", "benchmark"):
         files = {path.stem: json.loads(path.read_text()) for path in (clone.directory / "metrics" / kind).iterdir()}
@@ -184,10 +186,10 @@ def test_a_second_run_does_nothing(clone):
     assert "up to date" in clone.run("dvc", "status")
 
 
-def test_a_comment_in_params_runs_their_check_alone(clone):
+def test_a_comment_in_params_runs_their_checks_alone(clone):
     path = clone.directory / "params.yaml"
     path.write_text(f"# A comment.\n{path.read_text()}")
-    assert clone.repro().ran == {"params"}
+    assert clone.repro().ran == CHECKS
     clone.write_params(PARAMS)
     assert clone.repro().ran == set()
 
@@ -201,7 +203,7 @@ def test_an_entry_runs_its_own_stages_only_and_shows_as_long_as_it_is_there(clon
 
     clone.write_params(added)
     assert clone.repro().ran == (
-        stages("convert", own) | stages("evaluate", own) | stages("benchmark", own) | {"params", "compare"}
+        stages("convert", own) | stages("evaluate", own) | stages("benchmark", own) | {*CHECKS, "compare"}
     )
     clone.commit()
     assert metrics <= clone.metrics()
@@ -225,12 +227,12 @@ def test_a_value_tried_before_comes_back_without_training(clone):
     before = clone.outputs()
     trained = {"finetune", "prune@channels", "prune@dense"}
     clone.write_params({**PARAMS, "finetune": {**PARAMS["finetune"], "steps": 3}})
-    assert clone.repro("prune@channels", "prune@dense").ran == {"params", *trained}
+    assert clone.repro("prune@channels", "prune@dense").ran == {*CHECKS, *trained}
     assert clone.outputs() != before
     clone.write_params(PARAMS)
     back = clone.repro()
     assert back.ran == set()
-    assert back.restored == {"params", *trained}
+    assert back.restored == {*CHECKS, *trained}
     assert clone.outputs() == before
 
 
@@ -266,18 +268,37 @@ def test_bad_params_stop_the_run_before_any_work_and_lose_nothing(clone, section
     assert clone.repro().ran == set()
 
 
+@pytest.mark.parametrize(
+    ("section", "entry", "told"),
+    [
+        ("pruning", {"method": "channels", "keep": 0.01}, "pruning.new.keep is 0.01, which leaves none"),
+        ("quantization", {"scheme": "int8_mixed", "keep_float": ["no/*"]}, "quantization.new.keep_float has 'no/*'"),
+    ],
+)
+def test_what_the_backbone_has_not_stops_the_run_before_training_and_loses_nothing(clone, section, entry, told):
+    before = clone.outputs()
+    clone.write_params(
+        {**PARAMS, "finetune": {**PARAMS["finetune"], "steps": 5}, section: {**PARAMS[section], "new": entry}}
+    )
+    failed = clone.repro(check=False)
+    clone.write_params(PARAMS)
+    assert failed.ran == CHECKS
+    assert [line for line in failed.output.splitlines() if line.startswith(told)], failed.output
+    assert "Traceback" not in failed.output
+    assert clone.outputs() == before
+    assert clone.run("git", "status", "--porcelain", "metrics", "plots") == ""
+    assert clone.repro().ran == set()
+
+
 def test_a_stage_that_fails_loses_its_own_outputs_and_checkout_brings_them_back(clone):
     before = clone.outputs()
-    mixed = {"scheme": "int8_mixed", "keep_float": ["no/such/layer"], "calibration_images": 8}
-    clone.write_params({**PARAMS, "quantization": {**PARAMS["quantization"], "small": mixed}})
+    clone.write_params({**PARAMS, "finetune": {**PARAMS["finetune"], "learning_rate": 1e9, "steps": 10}})
     failed = clone.repro(check=False)
-    (stage,) = failed.ran - {"params"}
-    variant = stage.removeprefix("convert@")
-    assert "no/such/layer" in failed.output
-    assert set(before) - set(clone.outputs()) == {
-        f"models/tflite/{variant}.tflite",
-        f"plots/convert/{variant}/layers.csv",
-    }
+    assert failed.ran == {*CHECKS, "finetune"}
+    assert re.search(r"^finetune\.learning_rate is 1e\+09: at step \d+ .*; try 0\.0001$", failed.output, re.MULTILINE)
+    assert "Traceback" not in failed.output
+    lost = set(before) - set(clone.outputs())
+    assert lost and all(re.match("models/finetuned/|plots/finetune/|metrics/finetune.json", name) for name in lost)
     clone.run("dvc", "checkout")
     clone.run("git", "checkout", "metrics", "plots")
     assert clone.outputs() == before
@@ -290,7 +311,7 @@ def test_a_changed_scheme_reruns_what_hangs_on_it_and_shows_in_metrics_diff(clon
     clone.write_params({**PARAMS, "quantization": {**PARAMS["quantization"], "small": {"scheme": "float16"}}})
     changed = {"dense-small", "channels-small"}
     assert clone.repro().ran == (
-        stages("convert", changed) | stages("evaluate", changed) | stages("benchmark", changed) | {"params", "compare"}
+        stages("convert", changed) | stages("evaluate", changed) | stages("benchmark", changed) | {*CHECKS, "compare"}
     )
     after = clone.json("metrics/evaluate/dense-small.json")["size_bytes"]
     assert after > before

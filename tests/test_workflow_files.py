@@ -181,6 +181,11 @@ def test_every_stage_comes_after_the_check_of_params():
     assert "params.yaml" in STAGES["params"]["deps"]
 
 
+def test_all_training_comes_after_the_check_of_what_can_be():
+    assert "data/.checked" in STAGES["finetune"]["deps"] and "models/finetuned" in STAGES["prune"]["deps"]
+    assert {"params.yaml", "data/dataset", "models/backbone"} <= set(STAGES["check"]["deps"])
+
+
 def test_outputs_do_not_persist():
     # DVC's run cache leaves out a stage that has one which does.
     for name, stage in {**STAGES, **PRETRAINING}.items():
@@ -199,7 +204,7 @@ def test_no_dep_is_named_twice():
 
 def test_outputs_that_depend_on_libraries_depend_on_their_versions():
     without = {name for name, stage in STAGES.items() if "requirements.txt" not in stage["deps"]}
-    assert without == {"params", "download@backbone"}
+    assert without == {"params", "check", "download@backbone"}
 
 
 def test_the_embedded_backbone_is_a_dep():

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -12,8 +13,11 @@ from bitlite.bit.shapes import BIT_TINY, FILTERS, Shape, published
 from bitlite.bit.weights import Architecture, Bit, untrained
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.params import Backbone
+from bitlite.workflow.paths import last_name
 
 EMBEDDED = Path(__file__).parents[2] / "pretrain" / "bit-tiny.npz"
+# Hosts of handles that anyone can resolve.
+PUBLIC_HOSTS = ("tfhub.dev", "www.kaggle.com", "kaggle.com")
 # BiT-S learnt from ILSVRC-2012, BiT-M from ImageNet-21k, and the last ones then from ILSVRC-2012.
 PUBLISHED = {
     f"bit-{model}".lower(): f"https://storage.googleapis.com/bit_models/BiT-{model}.npz"
@@ -45,6 +49,8 @@ def _from_weights(name: str, source: str, weights: dict[str, np.ndarray]) -> Bit
     for key, value in weights.items():
         if value.dtype.kind != "f":
             raise InputError(f"backbone weights {source}: {key} is of type {value.dtype}")
+        if not np.isfinite(value).all():
+            raise InputError(f"backbone weights {source}: {key} has values that are not finite")
     shape = _shape(name, weights, source)
     if name in PUBLISHED:
         _check_name(name, source, shape)
@@ -58,7 +64,7 @@ def _from_weights(name: str, source: str, weights: dict[str, np.ndarray]) -> Bit
     }.items():
         if keys:
             raise InputError(f"backbone weights {source}: {len(keys)} are {problem}: {min(keys)}")
-    architecture = Architecture(name, shape.groups, shape.pool, standardized=True, image_size=shape.image_size)
+    architecture = Architecture(_public(name), shape.groups, shape.pool, standardized=True, image_size=shape.image_size)
     return Bit(architecture, {key: value.astype(np.float32, copy=False) for key, value in weights.items()})
 
 
@@ -71,6 +77,14 @@ def _shape(name: str, weights: dict[str, np.ndarray], source: str) -> Shape:
     counts = Counter(unit.block for unit in found)
     form = BIT_TINY if root.shape[0] == BIT_TINY.root and name not in PUBLISHED else published("r50x1")
     return replace(form, filters=root.shape[-1], units=tuple(counts[block] for block in sorted(counts)))
+
+
+def _public(name: str) -> str:
+    """What may go out with every file made of the backbone: where its weights lie, and how to get in, may not."""
+    address = urlsplit(name)
+    if address.hostname in PUBLIC_HOSTS:
+        return f"{address.hostname}{address.path}"
+    return last_name(name) if "/" in name or name.startswith("~") else name
 
 
 def _check_name(name: str, source: str, shape: Shape) -> None:

@@ -1,13 +1,15 @@
 """Local copies of files and TF Hub modules at an address. A file arrives whole or not at all."""
 
 import base64
+import fcntl
 import hashlib
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,9 +18,11 @@ import requests
 from tqdm import tqdm
 
 from bitlite.workflow.errors import InputError, one_line
+from bitlite.workflow.paths import project
 
-# Files of gigabytes are kept: DVC runs a stage again when its code changes, and after a wrong parameter.
-DOWNLOADS = Path("data/downloads")
+# In the project. Files of gigabytes are kept: DVC runs a stage again when its code changes, after a wrong parameter, in
+# experiments.
+DOWNLOADS = "data/downloads"
 # Seconds that a server may be silent.
 TIMEOUT_S = 10
 # Fruitless retries of a connection that broke, the first after WAIT_S seconds, each further one after twice as many.
@@ -30,7 +34,7 @@ CHUNK = 2**16
 
 @contextmanager
 def fetched(address: str) -> Iterator[Path]:
-    """The local copy of the file at `address`, from data/downloads or else from the network.
+    """The local copy of the file at `address`, from the downloads or else from the network.
 
     A block that raises ValueError has found the copy to be of no use: it is removed. When a connection breaks for good
     or the process dies, the bytes that have arrived stay beside it as NAME.part, and the next call continues them.
@@ -38,24 +42,25 @@ def fetched(address: str) -> Iterator[Path]:
     Raises InputError naming the address if the file can't be fetched or does not have the server's digest.
     """
     digest = hashlib.sha256(address.encode()).hexdigest()[:8]
-    path = DOWNLOADS / f"{digest}-{Path(urlsplit(address).path).name}"
+    path = project() / DOWNLOADS / f"{digest}-{Path(urlsplit(address).path).name}"
     if not path.exists():
-        DOWNLOADS.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.part")
-        _download(address, partial)
-        _tag(partial).unlink(missing_ok=True)
-        os.replace(partial, path)
-    try:
+        with _alone(path.parent):
+            if not path.exists():  # another experiment may have fetched it meanwhile
+                _download(address, partial)
+                _tag(partial).unlink(missing_ok=True)
+                os.replace(partial, path)
+    with _removed_if_useless(path):
         yield path
-    except ValueError:
-        path.unlink()
-        raise
 
 
-def resolved(handle: str) -> Path:
+@contextmanager
+def resolved(handle: str) -> Iterator[Path]:
     """The directory of a TF Hub or Kaggle module, which TF Hub keeps in TFHUB_CACHE_DIR.
 
-    Raises InputError naming the handle if it can't be fetched.
+    A block that raises ValueError has found the module to be of no use: it is removed. Raises InputError naming the
+    handle if it can't be fetched.
     """
     import tensorflow as tf  # which files do not need
     import tensorflow_hub as hub
@@ -64,11 +69,37 @@ def resolved(handle: str) -> Path:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_S)
     try:
-        return Path(hub.resolve(handle))
+        path = Path(hub.resolve(handle))
     except (OSError, ValueError, HTTPException, tf.errors.OpError) as error:
         raise _unreachable(handle, error) from error
     finally:
         socket.setdefaulttimeout(before)
+    with _removed_if_useless(path):
+        yield path
+
+
+@contextmanager
+def _removed_if_useless(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        raise
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time: queued experiments run beside each other."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _unreachable(address: str, error: BaseException) -> InputError:

@@ -1,11 +1,15 @@
 """Weights under BiT's own names, read from where they lie: an .npz file or a SavedModel, here or at an address."""
 
 import gzip
+import os
+import sys
 import tarfile
 import tempfile
+import time
 import zlib
 from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +18,7 @@ import numpy as np
 from bitlite.backbones.fetching import fetched, resolved
 from bitlite.workflow.errors import InputError, one_line
 from bitlite.workflow.files import read_npz
+from bitlite.workflow.paths import found
 
 # The sources that `read` takes, as errors describe them.
 SOURCES = (
@@ -23,25 +28,37 @@ SOURCES = (
 
 def readable(source: str) -> bool:
     """Whether `source` is one of SOURCES, by its form: whether a file is there shows when it is read."""
-    return _is_address(source) or _is_npz(source) or _is_archive(source) or Path(source).is_dir()
+    return _is_address(source) or _is_npz(source) or _is_archive(source) or os.path.isdir(found(source))
 
 
 def read(source: str) -> dict[str, np.ndarray]:
-    """The weights at `source` by name. Raises InputError naming it if it can't be fetched or read."""
-    read_local = read_npz if _is_npz(source) else _read_archive if _is_archive(source) else _read_saved_model
-    if not _is_address(source):
-        place = nullcontext(Path(source))
-    elif read_local is _read_saved_model:
-        place = nullcontext(resolved(source))
-    else:
-        place = fetched(source)
+    """The weights at `source` by name, whose copy is fetched anew if one that was kept turns out to be damaged.
+
+    Raises InputError naming the source if it can't be fetched or read.
+    """
+    began = time.time()
     try:
-        with place as path:
-            return read_local(path)
+        with _place(source) as path:
+            changed = path.stat().st_ctime if path.exists() else began
+            return _reader(source)(path)
     except InputError:
         raise
     except (OSError, ValueError) as error:
+        if _is_address(source) and changed < began:
+            print(f"the copy of {source} that was kept is damaged: it is fetched again", file=sys.stderr)
+            return read(source)
         raise InputError(f"backbone weights {source} can't be read: {one_line(error)}") from error
+
+
+def _place(source: str) -> AbstractContextManager[Path]:
+    """Where the weights at `source` lie on this machine, once they are fetched."""
+    if not _is_address(source):
+        return nullcontext(found(source))
+    return resolved(source) if _reader(source) is _read_saved_model else fetched(source)
+
+
+def _reader(source: str) -> Callable[[Path], dict[str, np.ndarray]]:
+    return read_npz if _is_npz(source) else _read_archive if _is_archive(source) else _read_saved_model
 
 
 def _is_address(source: str) -> bool:

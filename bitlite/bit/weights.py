@@ -6,6 +6,7 @@ not stored: they are read from the names and shapes of the weights, so a pruned 
 
 import dataclasses
 import json
+import math
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from bitlite.bit.names import FINAL_NORM, HEAD, ROOT, Unit, inner_norm, units
 from bitlite.bit.shapes import Shape
-from bitlite.workflow.errors import InputError
+from bitlite.workflow.errors import InputError, WrongValue
 from bitlite.workflow.files import read_npz, whole, write_json
 
 ROOT_STRIDE = 2
@@ -59,6 +60,12 @@ class Convolution:
         """Multiply-adds for one image."""
         height, width = self.size
         return self.kernel.size * height * width
+
+    @property
+    def outputs(self) -> int:
+        """Values that it gives for one image."""
+        height, width = self.size
+        return height * width * self.kernel.shape[-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +125,12 @@ class Bit:
         return found
 
     @property
+    def stride(self) -> int:
+        """Side in pixels of the square for which the last block has one pixel."""
+        pool = 2 if self.architecture.pool else 1
+        return ROOT_STRIDE * pool * math.prod(unit.stride for unit in self.units)
+
+    @property
     def paths(self) -> list[str]:
         """Paths of all convolutions in running order, then that of the head if there is one."""
         return [convolution.path for convolution in self.convolutions]
@@ -155,15 +168,15 @@ class Bit:
         """Multiply-adds of all convolutions and the head for one image of the architecture's size."""
         return sum(convolution.macs for convolution in self.convolutions)
 
-    def matching(self, patterns: tuple[str, ...], key: str) -> list[str]:
+    def matching(self, patterns: tuple[str, ...], key: str, among: str = "BiT's convolutions") -> list[str]:
         """Paths of the convolutions, in running order, that match a pattern of shell wildcards.
 
-        Raises InputError naming `key` of params.yaml and a pattern that matches nothing.
+        Raises WrongValue naming `key` of params.yaml, a pattern that matches nothing, and what these are `among`.
         """
         paths = self.paths
         for pattern in patterns:
             if not any(fnmatch(path, pattern) for path in paths):
-                raise InputError(f"{key} has {pattern!r}, which matches none of BiT's convolutions, such as {paths[1]}")
+                raise WrongValue(f"{key} has {pattern!r}, which matches none of {among}, such as {paths[1]}")
         return [path for path in paths if any(fnmatch(path, pattern) for pattern in patterns)]
 
     def with_weights(self, weights: dict[str, np.ndarray], **changes) -> "Bit":

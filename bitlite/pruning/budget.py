@@ -9,7 +9,7 @@ from operator import attrgetter
 import numpy as np
 
 from bitlite.bit.weights import Bit
-from bitlite.workflow.errors import InputError
+from bitlite.workflow.errors import WrongValue
 
 # Importance [groups] of each group of every inner norm, by the norm's path.
 Importance = dict[str, np.ndarray]
@@ -23,12 +23,12 @@ FLOORS = (1.0, 0.9, 0.75, 0.5)
 
 
 def evenly(importance: Importance, share: float) -> Kept:
-    """The most important groups, of every norm the same share. Raises InputError if that leaves a norm none."""
+    """The most important groups, of every norm the same share. Raises WrongValue if that leaves a norm none."""
     counts = {norm: round(len(values) * share) for norm, values in importance.items()}
     for norm, count in counts.items():
         if count < 1:
             groups = len(importance[norm])
-            raise InputError(
+            raise WrongValue(
                 f"keep is {share:g}, which leaves none of the {groups} groups of {norm}: more than "
                 f"{0.5 / groups:g} does"
             )
@@ -41,7 +41,7 @@ def within(bit: Bit, importance: Importance, key: str, target: float, loss: Call
     Groups go in the order of the importance that is lost for each multiply-add or weight saved. Importance holds for
     one group at a time, so by this order alone some norms would be left with next to nothing. Therefore a norm keeps at
     least a share, the floor, of the groups that it would keep if all norms kept the same share. Of FLOORS the one with
-    the least `loss` is taken; the floor 1 is the same share for all. Raises InputError if the target is out of reach.
+    the least `loss` is taken; the floor 1 is the same share for all. Raises WrongValue if the target is out of reach.
     """
     counts = {norm: len(values) for norm, values in importance.items()}
     size = size_of(bit, key)
@@ -50,7 +50,7 @@ def within(bit: Bit, importance: Importance, key: str, target: float, loss: Call
     alike = [{norm: max(1, round(count * n / most)) for norm, count in counts.items()} for n in range(1, most + 1)]
     fitting = [even for even in alike if size(even) <= target * full]
     if not fitting:
-        raise InputError(f"{key} is {target:g}, but channels can't bring it below {size(alike[0]) / full:.3f}")
+        raise WrongValue(f"{key} is {target:g}, but channels can't bring it below {size(alike[0]) / full:.3f}")
 
     saved = {norm: full - size(counts | {norm: count - 1}) for norm, count in counts.items()}
     order = sorted(

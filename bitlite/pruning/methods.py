@@ -1,24 +1,34 @@
 """The methods of pruning, by the entry of params.yaml that asks for them."""
 
+from bitlite.bit import network
 from bitlite.bit.weights import Bit
-from bitlite.pruning.channels import without_channels
-from bitlite.pruning.importance import Sample
-from bitlite.pruning.units import without_units
+from bitlite.pruning import cutting
+from bitlite.pruning.importance import Sample, by_norm, by_taylor, loss_with
 from bitlite.pruning.zeros import zeroed
+from bitlite.training.inference import inference, mean_loss
 from bitlite.workflow.params import NM, Channels, Magnitude, Pruning, Units
 
 
 def prune(bit: Bit, entry: Pruning, sample: Sample) -> Bit:
     """The folded `bit` pruned at once as `entry` says, part after part, and not recovered.
 
-    Raises InputError if that can't be done.
+    Raises WrongValue if that can't be done.
     """
     for part in entry.parts:
         match part:
             case Magnitude() | NM():
                 bit = zeroed(bit, part)
             case Channels():
-                bit = without_channels(bit, part, sample)
+                importance = by_taylor(bit, sample()) if part.importance == "taylor" else by_norm(bit)
+                loss = loss_with(bit, list(sample())) if part.keep is None else None
+                bit = cutting.without_channels(bit, part, importance, loss)
             case Units():
-                bit = without_units(bit, part, sample)
+                bit = cutting.without_units(bit, part, by_absence(bit, sample))
     return bit
+
+
+def by_absence(bit: Bit, sample: Sample) -> list[str]:
+    """The removable units, those first whose absence, each by itself, raises the loss on the sample least."""
+    images, units = list(sample()), cutting.removable(bit)
+    losses = {unit: mean_loss(inference(network.build(cutting.without(bit, [unit]))), images) for unit in units}
+    return sorted(units, key=losses.get)

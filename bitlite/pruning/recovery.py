@@ -1,5 +1,6 @@
 """Recovery: the training that follows pruning, with the data and the augmentation of fine-tuning."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -11,36 +12,19 @@ from bitlite.images import dataset
 from bitlite.pruning.importance import sampled
 from bitlite.pruning.methods import prune
 from bitlite.pruning.zeros import zeroed
-from bitlite.training import hyperrule, measures
+from bitlite.training import measures
 from bitlite.training.curves import logged
 from bitlite.training.inference import predict
 from bitlite.training.loop import Log, Run, fit
-from bitlite.training.recipe import Recipe
+from bitlite.training.recipe import Recipe, recovery_recipe
 from bitlite.training.step import strategy
+from bitlite.workflow.errors import under
 from bitlite.workflow.metrics import PrunedScores
-from bitlite.workflow.params import NM, Magnitude, Params, Pruning, Recovery
+from bitlite.workflow.params import NM, Magnitude, Params, Pruning, Recovery, keyed
 from bitlite.workflow.scores import accuracy
 
-# `steps: auto` is this share of BiT-HyperRule's steps, so that larger data sets get more.
-AUTO_STEPS = 0.3
-
-
-def recovery_recipe(entry: Recovery, finetuning: Recipe, *, examples: int) -> Recipe:
-    """The recipe by which a model recovers from `entry` that was fine-tuned by `finetuning`, on so many images.
-
-    The entry says how long and how fast; sizes of images, augmentation and weight decay are those of fine-tuning.
-    """
-    rule = hyperrule.schedule(examples)
-    steps = round(AUTO_STEPS * rule.steps) if entry.steps == "auto" else entry.steps
-    return replace(
-        finetuning,
-        **rule.stretched(steps)._asdict(),
-        **entry.model_dump(
-            include={"batch_size", "learning_rate", "learning_rate_schedule", "distillation", "temperature"}
-        ),
-        # Folding makes kernels some ten times larger but not gammas and betas: steps follow each weight's scale.
-        optimizer="adam",
-    )
+# Trains a model in place; `fit` with its run and log.
+Train = Callable[..., None]
 
 
 def recover(pruned: Bit, finetuned: Bit, entry: Pruning, run: Run, log: Log = lambda step, values: None) -> Bit:
@@ -54,25 +38,26 @@ def recover(pruned: Bit, finetuned: Bit, entry: Pruning, run: Run, log: Log = la
     sample = partial(sampled, run, bit)
     recipes = [recovery_recipe(part, run.recipe, examples=len(run.train.labels)) for part in entry.parts]
     done_before = accumulate((each.steps for each in recipes[:-1]), initial=0)
-    for part, recipe, done in zip(entry.parts, recipes, done_before, strict=True):
-        at_once = pruned if part is entry else prune(bit, part, sample)  # an entry of one part is pruned already
-        if not recipe.steps:
-            bit = at_once
-            continue
-        train = partial(
-            fit,
-            run=replace(run, recipe=recipe),
-            teacher=network.build(finetuned) if recipe.distillation else None,
-            desc=f"recover by {recipe.steps} steps",
-            log=partial(_counted_on, log, done),
-        )
-        if isinstance(part, Magnitude | NM):
-            bit = zeroed(bit, part, recipe.steps, train)
-        else:
-            model = network.build(at_once)
-            train(model)
-            bit = at_once.with_weights(network.get_weights(model))
+    for (key, part), recipe, done in zip(keyed(entry), recipes, done_before, strict=True):
+        train = partial(fit, run=replace(run, recipe=recipe), log=partial(_counted_on, log, done))
+        with under(key):
+            at_once = pruned if part is entry else prune(bit, part, sample)  # an entry of one part is pruned already
+            bit = _trained_on(at_once, bit, part, recipe, train, finetuned) if recipe.steps else at_once
     return bit
+
+
+def _trained_on(at_once: Bit, before: Bit, part: Recovery, recipe: Recipe, train: Train, finetuned: Bit) -> Bit:
+    """`at_once`, which `part` made of `before`, trained by `recipe`; zeros come into `before` meanwhile."""
+    train = partial(
+        train,
+        teacher=network.build(finetuned) if recipe.distillation else None,
+        desc=f"recover by {recipe.steps} steps",
+    )
+    if isinstance(part, Magnitude | NM):
+        return zeroed(before, part, recipe.steps, train)
+    model = network.build(at_once)
+    train(model)
+    return at_once.with_weights(network.get_weights(model))
 
 
 def _counted_on(log: Log, done: int, step: int, values: dict[str, float]) -> None:

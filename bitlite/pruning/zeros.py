@@ -6,9 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from bitlite.bit import network
-from bitlite.bit.names import HEAD, ROOT
 from bitlite.bit.weights import Bit
-from bitlite.workflow.errors import InputError
+from bitlite.pruning.rehearsal import pruned_kernels
 from bitlite.workflow.params import NM, Magnitude
 
 # Sparsity grows over this share of the recovery's steps; then masks stay.
@@ -24,15 +23,14 @@ def zeroed(
     Without steps the zeros come at once, and `fit` is not called.
 
     tfmot's prune_low_magnitude: the share `entry.sparsity` of each kernel, by default with a polynomial schedule (Zhu &
-    Gupta, arXiv:1710.01878), or `entry.zeros` of every `entry.of` consecutive inputs. Raises InputError if the latter
-    don't divide the inputs of a kernel, or if `entry.layers` has a pattern that matches nothing.
+    Gupta, arXiv:1710.01878), or `entry.zeros` of every `entry.of` consecutive inputs. Raises WrongValue as
+    `pruned_kernels` does.
     """
     import tensorflow_model_optimization as tfmot  # takes seconds to import, which channels and units do not need
 
     keras = tfmot.sparsity.keras
-    chosen = prunable(bit, entry.layers)
+    chosen = pruned_kernels(bit, entry)
     if isinstance(entry, NM):
-        _refuse_remainders(bit, entry, chosen)
         pattern, sparsity, gradual = {"sparsity_m_by_n": (entry.zeros, entry.of)}, entry.zeros / entry.of, False
     else:
         pattern, sparsity, gradual = {}, entry.sparsity, entry.schedule == "polynomial"
@@ -59,20 +57,3 @@ def zeroed(
         wrapping(np.zeros((1, *bit.architecture.image_size, 3), np.float32), training=True)
     updates.on_epoch_end(batch=None)
     return bit.with_weights(network.get_weights(model))
-
-
-def prunable(bit: Bit, patterns: tuple[str, ...] | None) -> set[str]:
-    """Paths of the convolutions that match a pattern of shell wildcards; without patterns, all but root and head.
-
-    Raises InputError naming a pattern that matches nothing.
-    """
-    if patterns is None:
-        return {convolution.path for convolution in bit.convolutions} - {ROOT, HEAD}
-    return set(bit.matching(patterns, "layers"))
-
-
-def _refuse_remainders(bit: Bit, entry: NM, chosen: set[str]) -> None:
-    for path in sorted(chosen):  # the same one is named every time
-        inputs = bit.weights[f"{path}/kernel"].shape[2]
-        if inputs % entry.of:
-            raise InputError(f"{entry.zeros} of {entry.of} weights can't be zero in {path}, which has {inputs} inputs")

@@ -1,5 +1,6 @@
 """The origin of the variants: data set, backbone, and the models before conversion."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,12 @@ from bitlite.bit.weights import Architecture
 from bitlite.workflow import metrics
 from bitlite.workflow.metrics import ModelScores, PrunedScores
 from bitlite.workflow.params import Params
+from bitlite.workflow.paths import last_name
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Names from params.yaml, and the models before conversion.
+    """Names from params.yaml as they may be published, and the models before conversion.
 
     labels: class names in the order of the outputs. image_size: height and width in pixels.
     pruned: the scores of every pruned model, by name of the pruning.
@@ -30,11 +32,30 @@ class Origin:
 def read(params: Params, finetuned: Architecture, directory: Path) -> Origin:
     """The origin, with the scores from `directory`/finetune.json and /prune. Raises InputError as `metrics.read`."""
     return Origin(
-        dataset=params.dataset.name,
-        backbone=params.backbone.name,
+        dataset=public(params.dataset.name),
+        backbone=finetuned.name,
         seed=params.seed,
         image_size=finetuned.image_size,
         labels=finetuned.labels,
         finetuned=metrics.read(directory / "finetune.json", ModelScores),
         pruned={name: metrics.read(directory / "prune" / f"{name}.json", PrunedScores) for name in params.pruning},
     )
+
+
+def public(dataset: str) -> str:
+    """What may be published of `dataset.name`: of a folder its last name alone, not where it lies on this machine.
+
+    Of a directory that TFDS prepared, whose last name is a version, the data set's name too.
+    """
+    folder = "/" in dataset or dataset.startswith("~")
+    if not folder or not Path(dataset).is_dir() and _in_catalog(dataset):
+        return dataset
+    name = last_name(dataset)
+    return f"{last_name(f'{dataset}/..')}:{name}" if re.fullmatch(r"\d+\.\d+\.\d+", name) else name
+
+
+def _in_catalog(name: str) -> bool:
+    """Whether this is a data set of TFDS with a configuration, such as imagenet_v2/topimages."""
+    import tensorflow_datasets as tfds  # which takes a second to import, and most names do without
+
+    return name.partition("/")[0] in tfds.list_builders(with_community_datasets=False)

@@ -15,13 +15,12 @@ from bitlite.workflow.files import whole
 from bitlite.workflow.params import Params
 
 
-def recipe(params: Params, variant: Variant) -> dict:
-    """The part of params.yaml that made `variant`."""
+def recipe(params: Params, origin: Origin, variant: Variant) -> dict:
+    """The part of params.yaml that made `variant`, without where data set and backbone lie on this machine."""
     return {
         "seed": params.seed,
-        # Where the data set lies on this machine is nobody else's business.
-        "dataset": params.dataset.model_dump(exclude={"data_dir"}),
-        "backbone": {"name": params.backbone.name},
+        "dataset": params.dataset.model_dump(exclude={"data_dir"}) | {"name": origin.dataset},
+        "backbone": {"name": origin.backbone},
         "finetune": params.finetune.model_dump(),
         "pruning": {variant.pruning: params.pruning[variant.pruning].model_dump()},
         "quantization": {variant.quantization: params.quantization[variant.quantization].model_dump()},

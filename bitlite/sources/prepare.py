@@ -10,7 +10,7 @@ from bitlite.sources.likeness import alike
 from bitlite.sources.source import Entry, Source
 from bitlite.workflow.errors import InputError, listed, one_line
 from bitlite.workflow.params import Dataset
-from bitlite.workflow.paths import DATASET
+from bitlite.workflow.paths import DATASET, found
 
 
 def prepare(params: Dataset, directory: Path = DATASET) -> None:
@@ -57,12 +57,12 @@ def _open(params: Dataset) -> Source:
 
 
 def _directory(name: str) -> Path | None:
-    """The directory of this name, where ~ is one's home, if there is one.
+    """The directory of this name, if there is one; see `found`.
 
     Raises InputError if the name can't be looked up, or is that of a file.
     """
     try:
-        path = Path(name).expanduser()
+        path = found(name)
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -2,8 +2,7 @@
 
 import contextlib
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from litert_quantizer.calibrator import CalibrationMode, Calibrator
@@ -13,7 +12,6 @@ from litert_quantizer.utils.qsv_utils import min_max_update
 from tqdm import tqdm
 
 from bitlite.tflite.graph import SIGNATURE
-from bitlite.workflow.errors import InputError
 from bitlite.workflow.params import Calibrated
 
 # Of LiteRT where sums must not depend on the machine: always as many.
@@ -22,53 +20,50 @@ THREADS = 2
 Ranges = dict[str, QSV]
 
 
-def drawn(labels: np.ndarray, classes: tuple[str, ...], entry: Calibrated) -> np.ndarray:
-    """Sorted indices of the training images that `entry` calibrates with, drawn by its seed.
+def shortfall(entry: Calibrated, images: int, classes: int) -> str | None:
+    """What `entry` has to do without on so many training images of so many classes, in one line; None if nothing."""
+    asked = entry.calibration_images
+    if asked > images:
+        return f"calibration_images is {asked}: all {images} training images calibrate, there are no more"
+    if entry.calibration_balanced and asked < classes:
+        return f"calibration_images is {asked}: one image each of {asked} of the {classes} classes calibrates"
+    return None
 
-    Balanced, they are as evenly spread over the classes as these allow. If there are fewer than asked for, it is all of
-    them, and stderr says so. Raises InputError if there can be none of some class.
+
+def drawn(labels: np.ndarray, entry: Calibrated) -> np.ndarray:
+    """Sorted indices of the training images of these `labels` that `entry` calibrates with, drawn by its seed.
+
+    As many as it asks for or there are. Balanced, they are as evenly spread over the classes as these allow.
     """
-    count = entry.calibration_images
-    if count > len(labels):
-        print(f"calibration_images is {count}: calibrated with all {len(labels)} training images", file=sys.stderr)
-        count = len(labels)
     order = np.random.default_rng(entry.calibration_seed).permutation(len(labels))
     if entry.calibration_balanced:
-        if count < len(classes):
-            raise InputError(
-                f"calibration_images is {count}, but there are {len(classes)} classes: calibrate with more images, or "
-                "set calibration_balanced: false"
-            )
-        rank = np.empty(len(labels), int)
-        for label, name in enumerate(classes):
+        rank = np.empty(len(labels), int)  # of an image among those of its class
+        for label in np.unique(labels):
             chosen = order[labels[order] == label]
-            if not chosen.size:
-                raise InputError(
-                    f"there is no training image of class {name!r} to calibrate with: set calibration_balanced: false"
-                )
             rank[chosen] = np.arange(len(chosen))
         order = order[np.argsort(rank[order], kind="stable")]
-    return np.sort(order[:count])
+    return np.sort(order[: entry.calibration_images])
 
 
-def ranges(float32: bytes, pixels: np.ndarray) -> Ranges:
-    """The least and largest value of every tensor on the images `pixels` [images, height, width, 3] in 0..255.
+def ranges(float32: bytes, images: Iterable[np.ndarray]) -> Ranges:
+    """The least and largest value of every tensor on `images`, each [height, width, 3] in 0..255.
 
     Measured by XNNPACK, several times as fast as the calibration in TensorFlow's converter. Extremes rather than the
     quantizer's moving average, which cuts off rare values.
     """
-    pixels = pixels.astype(np.float32)
-    # Black and white in one image make the input's range 0..255; in int8 its scale is 1: plain pixels go in.
-    pixels[0, 0, 0], pixels[0, -1, -1] = 0, 255
     calibrator = Calibrator(
         float32,
         num_threads=THREADS,
         mode=CalibrationMode.CALIBRATION_PROFILER_BASED,
         qsv_update_func=min_max_update,
     )
-    for image in tqdm(pixels, "calibrate", leave=False, disable=None):
+    for number, image in enumerate(tqdm(images, "calibrate", leave=False, disable=None)):
+        pixels = image[None].astype(np.float32)
+        if number == 0:
+            # Black and white in one image make the input's range 0..255; in int8 its scale is 1: plain pixels go in.
+            pixels[0, 0, 0], pixels[0, -1, -1] = 0, 255
         with quiet():
-            calibrator.calibrate({SIGNATURE: [{"pixels": image[None]}]}, RecipeManager())
+            calibrator.calibrate({SIGNATURE: [{"pixels": pixels}]}, RecipeManager())
     return calibrator.get_model_qsvs()
 
 

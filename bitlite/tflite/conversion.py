@@ -1,5 +1,7 @@
 """A BiT to a .tflite file: lowering, quantization, metadata, one after the other. No TensorFlow."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from bitlite.bit.weights import Bit
@@ -16,7 +18,7 @@ FLOAT32 = Uncalibrated(scheme="float32")
 def convert(
     bit: Bit,
     entry: Quantization,
-    images: np.ndarray | None = None,
+    images: Iterable[np.ndarray] = (),
     *,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
     frozen_norms: bool = False,
@@ -26,9 +28,9 @@ def convert(
     Takes RGB pixels [1, height, width, 3] in 0..255 of the scheme's type, and gives logits [1, classes] of the same
     type, or with `softmax` probabilities. Equal input gives equal bytes.
 
-    images: uint8 [images, height, width, 3] to calibrate with, for the schemes that do. validation: images like these
-    and their labels, for keep_float: auto. frozen_norms: takes the statistics of norms for constants, for benchmarks.
-    Raises InputError, before any work, if keep_float matches nothing.
+    images: each uint8 [height, width, 3], to calibrate with, for the schemes that do. validation: images uint8
+    [images, height, width, 3] and their labels, for keep_float: auto. frozen_norms: takes the statistics of norms for
+    constants, for benchmarks. Raises WrongValue, before any work, if keep_float matches nothing.
     """
     scheme = SCHEMES[entry.scheme]
     if isinstance(entry, Mixed) and entry.keep_float != "auto":

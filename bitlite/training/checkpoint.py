@@ -1,8 +1,10 @@
-"""The file from which an interrupted training run goes on."""
+"""The files from which interrupted training runs go on."""
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +13,9 @@ import tensorflow as tf
 
 from bitlite.training.recipe import Recipe
 from bitlite.workflow.files import read_npz, remove, whole
+
+# Files of unfinished runs that stay: some may never be taken up again.
+KEPT = 4
 
 
 @dataclass
@@ -28,13 +33,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The file at `path`, which is written every so many `seconds` and removed when the run is done.
+    """A file in `directory` for each unfinished run, which is written every so many `seconds`.
 
-    identity: digest of the data. A file that another run left is ignored: of other data, recipe, seed, first weights or
-    trained weights, or of another precision.
+    identity: digest of the data. A run goes on from its own file alone: of these data, recipe, seed, first weights,
+    trained weights and precision. Runs beside each other share the directory; it holds the last KEPT files.
     """
 
-    path: Path
+    directory: Path
     identity: str
     seconds: float = 60
 
@@ -51,8 +56,12 @@ class Checkpoint:
         """Write the values of `variables` and the progress of the run that has this fingerprint."""
         state = json.dumps({"run": fingerprint, "done": progress.done, "curve": progress.curve})
         arrays = {f"variable{index}": variable.numpy() for index, variable in enumerate(variables)}
-        with whole(self.path) as temporary, temporary.open("wb") as file:
+        # An equal run beside this one clears its scratch away, and writes the same.
+        with suppress(FileNotFoundError), whole(self._file(fingerprint)) as temporary, temporary.open("wb") as file:
             np.savez(file, state=state, recent=np.reshape(progress.recent, (-1, 2)), **arrays)
+        with suppress(FileNotFoundError):
+            for path in sorted(self.directory.glob("*.npz"), key=os.path.getmtime)[:-KEPT]:
+                remove(path)
 
     def restore(self, fingerprint: str, variables: Sequence[tf.Variable]) -> Progress:
         """The progress of the run that has this fingerprint, with `variables` set to its values.
@@ -60,7 +69,7 @@ class Checkpoint:
         Without a file of that run, or if it is damaged, `variables` stay and there is no progress.
         """
         try:
-            arrays = read_npz(self.path)
+            arrays = read_npz(self._file(fingerprint))
             state = json.loads(str(arrays["state"]))
             if state["run"] != fingerprint:
                 return Progress()
@@ -70,6 +79,12 @@ class Checkpoint:
             variable.assign(arrays[f"variable{index}"])
         return Progress(state["done"], [tuple(point) for point in state["curve"]], list(arrays["recent"]))
 
-    def remove(self) -> None:
-        """Remove the file, if there is one."""
-        remove(self.path)
+    def remove(self, fingerprint: str) -> None:
+        """Remove the file of the run that has this fingerprint, if there is one."""
+        with suppress(FileNotFoundError):
+            remove(self._file(fingerprint))
+        with suppress(OSError):  # other runs have files
+            self.directory.rmdir()
+
+    def _file(self, fingerprint: str) -> Path:
+        return self.directory / f"{fingerprint[:16]}.npz"

@@ -9,7 +9,8 @@ from tqdm import tqdm
 from bitlite.images.pixels import Pixels
 from bitlite.training.batches import Batch
 
-PREDICTION_BATCH = 256
+# Images at a time, fewer where they have more than 128 x 128 pixels: memory must hold some layers' outputs for them.
+PREDICTION_BATCH, PREDICTION_PIXELS = 256, 256 * 128**2
 
 # Takes float32 images [batch, height, width, 3] in 0..255, or their features.
 Forward = Callable[[np.ndarray], tf.Tensor]
@@ -24,8 +25,10 @@ def inference(model: tf.keras.Model) -> Forward:
 def predict(model: tf.keras.Model | Forward, pixels: np.ndarray | Pixels) -> np.ndarray:
     """Outputs float32 [count, ...] of `model`, or of its `inference`, for images uint8 [count, height, width, 3]."""
     forward = inference(model) if isinstance(model, tf.keras.Model) else model
-    starts = tqdm(range(0, len(pixels), PREDICTION_BATCH), "predict", leave=False, disable=None)
-    outputs = [forward(pixels[i : i + PREDICTION_BATCH].astype(np.float32, copy=False)) for i in starts]
+    height, width = pixels.shape[1:3]
+    at_once = max(1, min(PREDICTION_BATCH, PREDICTION_PIXELS // (height * width)))
+    starts = tqdm(range(0, len(pixels), at_once), "predict", leave=False, disable=None)
+    outputs = [forward(pixels[i : i + at_once].astype(np.float32, copy=False)) for i in starts]
     return np.concatenate([tf.cast(each, tf.float32).numpy() for each in outputs])
 
 

@@ -10,16 +10,21 @@ from tqdm import tqdm
 
 from bitlite.bit import network
 from bitlite.images import dataset
+from bitlite.training import hyperrule
 from bitlite.training.batches import Images, ahead, batches
 from bitlite.training.checkpoint import Checkpoint, Progress
 from bitlite.training.inference import inference, predict
 from bitlite.training.recipe import Recipe, finetuning_recipe_on_dataset, learning_rate
 from bitlite.training.step import training_step
+from bitlite.workflow.errors import WrongValue
 from bitlite.workflow.params import Finetune
 from bitlite.workflow.scores import accuracy
 
 # Points of a training curve, and how many of them have an accuracy on validation.
 LOGGED, VALIDATED = 50, 10
+# A weight that grows to so many times the largest one at the start, or 1, runs away. Trained well they grow by a few
+# per cent; a rate some 30 times too high for bit-tiny makes them 40 times as large and useless.
+RUNAWAY = 100
 
 # Takes the number of steps done and values by name.
 Log = Callable[[int, dict[str, float]], None]
@@ -56,14 +61,15 @@ def fit(
 
     `teacher` is needed if the recipe has `distillation`. `log` gets `loss`, `accuracy` (means over the batches since it
     was called last), `learning_rate`, and at times `validation_accuracy`. Equal arguments on an equal machine give
-    bit-equal weights, interrupted or not. Raises InputError if the devices or the recipe's `batch_split` don't divide
-    its `batch_size`.
+    bit-equal weights, interrupted or not. Raises WrongValue if the devices or the recipe's `batch_split` don't divide
+    its `batch_size`, and if the loss or the weights run away; then the checkpoint is removed.
 
     Where only the head is trained, on images that are the same in every epoch, features are computed once.
     """
     tf.keras.utils.set_random_seed(run.seed)
     tf.config.experimental.enable_op_determinism()
     fingerprint = checkpoint and checkpoint.fingerprint(run.recipe, run.seed, model)
+    most = RUNAWAY * max(1.0, _largest(model))
     if not run.recipe.augments and not run.recipe.distillation and network.only_head_trained(model):
         model, run = _on_features(model, run)
 
@@ -86,6 +92,10 @@ def fit(
             progress.recent.append(step(*batch))
             progress.done += 1
             bar.update()
+            if wrong := _wrong(progress, model, most, look=progress.done in log_at):
+                if checkpoint:
+                    checkpoint.remove(fingerprint)
+                raise _astray(run.recipe, progress.done, wrong)
             if progress.done in log_at:
                 loss, hits = np.mean(progress.recent, axis=0)
                 progress.recent = []
@@ -100,7 +110,28 @@ def fit(
                 checkpoint.save(fingerprint, variables, progress)
                 saved = time.monotonic()
     if checkpoint:
-        checkpoint.remove()
+        checkpoint.remove(fingerprint)
+
+
+def _largest(model: tf.keras.Model) -> float:
+    """The largest absolute value of the weights that are trained, NaN if one is."""
+    return float(np.max([tf.reduce_max(tf.abs(each)) for each in model.trainable_variables]))
+
+
+def _wrong(progress: Progress, model: tf.keras.Model, most: float, *, look: bool) -> str | None:
+    """What is wrong with the last step, if something is: its loss or, where `look` asks for them, the weights."""
+    if not np.isfinite(progress.recent[-1][0]):
+        return "the loss is not finite"
+    if look and not (largest := _largest(model)) <= most:
+        return f"a weight has grown to {largest:.2g}"
+    return None
+
+
+def _astray(recipe: Recipe, step: int, wrong: str) -> WrongValue:
+    if step == 1 and recipe.distillation:  # no weight had changed before
+        return WrongValue(f"temperature is {recipe.temperature:g}: at step 1 {wrong}; try 2")
+    rate = min(recipe.learning_rate / 10, hyperrule.peak_rate(recipe.batch_size))
+    return WrongValue(f"learning_rate is {recipe.learning_rate:g}: at step {step} {wrong}; try {rate:.1g}")
 
 
 def _on_features(model: tf.keras.Model, run: Run) -> tuple[tf.keras.Model, Run]:

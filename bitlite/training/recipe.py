@@ -1,11 +1,14 @@
 """The recipe of a training run, and the one for fine-tuning that params.yaml asks for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, pi
 
 from bitlite.images import dataset
 from bitlite.training import hyperrule
-from bitlite.workflow.params import Finetune
+from bitlite.workflow.params import Auto, Finetune, Recovery
+
+# In recovery `steps: auto` is this share of BiT-HyperRule's steps, so that larger data sets get more.
+RECOVERY_STEPS = 0.3
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Recipe:
     mixup: parameter of its beta distribution; 0 is none. optimizer: sgd (with momentum) or adam.
     distillation: share of the loss that follows a teacher's outputs rather than the labels, at `temperature` (Hinton et
     al., arXiv:1503.02531).
-    batch_split: parts of a batch that a step computes one after the other.
+    batch_split: parts of a batch that a step computes one after the other; auto: as few as memory allows.
     """
 
     steps: int
@@ -36,7 +39,7 @@ class Recipe:
     optimizer: str = "sgd"
     distillation: float = 0.0
     temperature: float = 1.0
-    batch_split: int = 1
+    batch_split: int | Auto = "auto"
 
     @property
     def augments(self) -> bool:
@@ -73,6 +76,24 @@ def finetuning_recipe_on_dataset(params: Finetune) -> Recipe:
     # The rule alone asks for the size of every image, which takes seconds to read where there are many.
     area = dataset.median_area() if "auto" in (params.image_size, params.resize) else 0
     return finetuning_recipe(params, image_area=area, examples=dataset.count("train"))
+
+
+def recovery_recipe(entry: Recovery, finetuning: Recipe, *, examples: int) -> Recipe:
+    """The recipe by which a model recovers from `entry` that was fine-tuned by `finetuning`, on so many images.
+
+    The entry says how long and how fast; sizes of images, augmentation and weight decay are those of fine-tuning.
+    """
+    rule = hyperrule.schedule(examples)
+    steps = round(RECOVERY_STEPS * rule.steps) if entry.steps == "auto" else entry.steps
+    return replace(
+        finetuning,
+        **rule.stretched(steps)._asdict(),
+        **entry.model_dump(
+            include={"batch_size", "learning_rate", "learning_rate_schedule", "distillation", "temperature"}
+        ),
+        # Folding makes kernels some ten times larger but not gammas and betas: steps follow each weight's scale.
+        optimizer="adam",
+    )
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:

@@ -1,15 +1,17 @@
 """One training step: the loss, its gradients and their use, on one device or on many."""
 
 import json
+import math
 import os
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
+from bitlite.bit import network
+from bitlite.training import limits
 from bitlite.training.hyperrule import MOMENTUM
 from bitlite.training.recipe import Recipe
-from bitlite.workflow.errors import InputError
 
 
 def strategy(devices: str) -> tf.distribute.Strategy:
@@ -34,15 +36,12 @@ def training_step(
 ) -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], tf.keras.optimizers.Optimizer]:
     """A function of a batch that updates `model` and gives the batch's [mean loss, accuracy]; and its optimizer.
 
-    `teacher` is needed if the recipe has `distillation`. Raises InputError if the devices or the recipe's `batch_split`
+    `teacher` is needed if the recipe has `distillation`. Raises WrongValue if the devices or the recipe's `batch_split`
     don't divide its `batch_size`.
     """
     devices = model.distribute_strategy
-    if recipe.batch_size % (devices.num_replicas_in_sync * recipe.batch_split):
-        raise InputError(
-            f"batch_size is {recipe.batch_size}, which {devices.num_replicas_in_sync} devices and a batch_split of "
-            f"{recipe.batch_split} don't divide"
-        )
+    images = limits.images_a_device(recipe, devices.num_replicas_in_sync)
+    split = _fitting_parts(model, images) if recipe.batch_split == "auto" else recipe.batch_split
     with devices.scope():
         optimizer = _optimizer(recipe)
         # Variables that the first step made would have it traced twice.
@@ -65,10 +64,10 @@ def training_step(
         return tape.gradient(loss, model.trainable_variables), tf.stack([loss, share])
 
     def on_device(pixels, targets):
-        if recipe.batch_split == 1:
+        if split == 1:
             gradients, means = gradients_of(pixels, targets)
         else:
-            parts = [tf.reshape(x, [recipe.batch_split, -1, *x.shape[1:]]) for x in (pixels, targets)]
+            parts = [tf.reshape(x, [split, -1, *x.shape[1:]]) for x in (pixels, targets)]
             zeros = [tf.zeros(v.shape) for v in model.trainable_variables], tf.zeros(2)
             gradients, means = tf.foldl(
                 lambda sums, part: tf.nest.map_structure(tf.add, sums, gradients_of(*part)), parts, zeros,
@@ -93,6 +92,15 @@ def training_step(
         ).numpy()
 
     return step, optimizer
+
+
+def _fitting_parts(model: tf.keras.Model, images: int) -> int:
+    """The fewest parts in which a device of this machine can hold a step of `model` on so many images."""
+    layers = [layer for layer in model.layers if layer.weights and not isinstance(layer, network.GroupNorm)]
+    outputs = limits.kept_outputs((math.prod(each.output_shape[1:]), each.trainable) for each in layers)
+    gpu = tf.config.list_physical_devices("GPU")
+    memory = limits.gpu_memory() if gpu else limits.host_memory()
+    return limits.parts(images, outputs, model.count_params(), memory)
 
 
 def _optimizer(recipe: Recipe) -> tf.keras.optimizers.Optimizer:

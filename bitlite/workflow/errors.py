@@ -1,6 +1,7 @@
 """Errors that are for the user, and their texts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Items of a list that an error names.
@@ -9,6 +10,19 @@ LISTED = 10
 
 class InputError(ValueError):
     """A parameter or file of the user's can't be used. The message names it, the problem and the remedy."""
+
+
+class WrongValue(InputError):
+    """A value of params.yaml can't be. The message starts with its key, which `under` completes."""
+
+
+@contextmanager
+def under(key: str) -> Iterator[None]:
+    """The keys of WrongValues that the block raises lie under `key` of params.yaml, if there is one."""
+    try:
+        yield
+    except WrongValue as error:
+        raise WrongValue(f"{key}.{error}" if key else str(error)) from error
 
 
 def missing(path: Path) -> InputError:

@@ -1,6 +1,8 @@
 """params.yaml, checked as a whole: every stage calls `load()` before any work."""
 
 import re
+from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -99,7 +101,7 @@ class Finetune(Section):
     mixup: Auto | Share = "auto"
     flip: bool = True
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    batch_split: Positive = 1
+    batch_split: Auto | Positive = "auto"
     precision: Literal["float32", "mixed"] = "float32"
     devices: Literal["one", "all", "all_hosts"] = "one"
     cache_mb: Count = 1000
@@ -197,6 +199,12 @@ class Combine(Section):
         if any(isinstance(part, Magnitude | NM) for part in self.parts[:-1]):
             raise ValueError("only the last part can be magnitude or n_m: what comes after would train zeros away")
         return self
+
+
+def keyed(entry: "Pruning") -> Iterator[tuple[str, Recovery]]:
+    """The parts of an entry of `pruning`, each with its key below that of the entry: "" where it is its only part."""
+    for number, part in enumerate(entry.parts):
+        yield f"parts[{number}]" if isinstance(entry, Combine) else "", part
 
 
 class Output(Section):
@@ -332,6 +340,10 @@ class Params(Section):
         return self
 
 
+# Names and paths, which are taken as they are written: 2024 is a folder, not a number.
+AS_WRITTEN = {"dataset": ("name", "data_dir"), "backbone": ("name", "source")}
+
+
 def load(path: Path = Path("params.yaml")) -> Params:
     """The checked content of `path`. Raises InputError that names the key, its value and what is allowed."""
     try:
@@ -340,9 +352,19 @@ def load(path: Path = Path("params.yaml")) -> Params:
     except (OSError, ValueError, YAMLError) as error:
         raise InputError(f"{path} cannot be read: {one_line(error)}") from error
     try:
-        return Params.model_validate(content)
+        return Params.model_validate(_with_texts(content, path))
     except ValidationError as error:
         raise InputError(f"{path}: {one_line(_first_problem(error, content))}") from error
+
+
+def _with_texts(content: Any, path: Path) -> Any:
+    """`content` with the values of AS_WRITTEN as they stand in the file at `path`."""
+    for section, keys in AS_WRITTEN.items():
+        values = content.get(section) if isinstance(content, dict) else None
+        for key in keys if isinstance(values, dict) else ():
+            if isinstance(values.get(key), bool | int | float | date):
+                values[key] = YAML(typ="base", pure=True).load(path)[section][key]
+    return content
 
 
 def _first_problem(error: ValidationError, content: Any) -> str:

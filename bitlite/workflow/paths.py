@@ -1,13 +1,13 @@
 """Where stages meet: the paths of their outputs, as dvc.yaml lists them."""
 
+import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 # A variant's own files lie below these under its name.
 DATASET = Path("data/dataset")
 BACKBONE = Path("models/backbone")
 FINETUNED = Path("models/finetuned")
-# Where a fine-tuning that was interrupted stands.
-INTERRUPTED = Path("models/.finetuning.npz")
 PRUNED = Path("models/pruned")
 TFLITE = Path("models/tflite")
 RELEASE = Path("models/release")
@@ -15,3 +15,28 @@ METRICS = Path("metrics")
 PLOTS = Path("plots")
 # The class that the fine-tuned, unconverted model gives each test image.
 FINETUNED_PREDICTIONS = PLOTS / "finetune" / "predictions.csv"
+
+
+def project() -> Path:
+    """The project's folder. DVC runs queued experiments, and those of --temp, in a copy of it below its own .dvc."""
+    above = (folder.parent for folder in Path.cwd().parents if folder.name == ".dvc")
+    return next((folder for folder in above if (folder / "dvc.yaml").is_file()), Path())
+
+
+def found(path: str) -> Path:
+    """What lies at `path`, where ~ is the home folder; a relative one is of this folder, or else of the project's."""
+    try:
+        given = Path(path).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(path)
+    return given if os.path.exists(given) else project() / given
+
+
+def last_name(path: str) -> str:
+    """The last name of a path or an address, without where it lies, credentials and query: it may be published."""
+    return Path(os.path.abspath(urlsplit(path).path if "://" in path else path)).name
+
+
+def interrupted() -> Path:
+    """The folder that tells where interrupted fine-tunings stand: those of the project and of its experiments."""
+    return project() / "models/.finetuning"

@@ -1,0 +1,74 @@
+"""Channels and units cut out of a BiT's weights. NumPy only."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bitlite.bit.weights import Bit
+from bitlite.pruning.budget import Importance, Kept, evenly, least_share, within
+from bitlite.pruning.speed import fast_enough
+from bitlite.workflow.errors import WrongValue
+from bitlite.workflow.params import Channels, Units
+
+
+def without_channels(
+    bit: Bit, entry: Channels, importance: Importance, loss: Callable[[Kept], float] | None, *, quick: bool = False
+) -> Bit:
+    """The folded `bit` with only the most important of the channels inside its bottlenecks.
+
+    Only whole GroupNorm groups go, so that the groups that stay are normalised exactly as before; at least one group
+    of every norm stays. `entry.keep` is the share of every norm that stays. With a target each norm's share follows
+    from importance and `loss`, and the largest BiT that meets the target is taken: a share of the multiply-adds or
+    weights of the convolutions of `bit` (`target_macs`, `target_parameters`), or of the time that its file takes on
+    this very machine (`target_latency`), which makes the outcome depend on the machine.
+
+    loss: of `bit` with these groups alone, which `keep` does without. quick: tries by a few runs whether
+    target_latency is in reach at all.
+    Raises WrongValue if `keep` leaves a norm nothing, or if a target is out of reach, with the least that is in reach.
+    """
+    key, share = entry.size
+    if key == "keep":
+        return with_groups(bit, evenly(importance, share))
+    if key != "target_latency":
+        return with_groups(bit, within(bit, importance, key, share, loss))
+    least = least_share(bit, "target_macs")
+    return fast_enough(
+        bit, lambda macs: with_groups(bit, within(bit, importance, "target_macs", macs, loss)), least, share, quick
+    )
+
+
+def with_groups(bit: Bit, kept: Kept) -> Bit:
+    """`bit` with only the groups `kept` of its inner norms: cut out of all weights that they reach."""
+    weights = dict(bit.weights)
+    for unit in bit.units:
+        for before, after in (("a", "b"), ("b", "c")):
+            norm = unit.norm(after)
+            size = bit.weights[f"{norm}/gamma"].size // bit.groups(norm)  # channels of a group
+            stay = (kept[norm][:, None] * size + np.arange(size)).ravel()  # [groups that stay * size]
+            for name, axis in {
+                f"{unit.conv(before)}/kernel": 3,  # [height, width, inputs, channels]
+                f"{norm}/gamma": 0,  # [channels]
+                f"{norm}/beta": 0,  # [channels]
+                f"{unit.conv(after)}/kernel": 2,  # [height, width, channels, outputs]
+            }.items():
+                weights[name] = np.take(weights[name], stay, axis)
+    return bit.with_weights(weights)
+
+
+def removable(bit: Bit) -> list[str]:
+    """Paths of the units that can go: those whose shortcut is the identity."""
+    return [unit.path for unit in bit.units if not bit.projects(unit)]
+
+
+def without_units(bit: Bit, entry: Units, units: list[str]) -> Bit:
+    """`bit` without the first `entry.remove` of its removable `units`. Raises WrongValue if there are too few."""
+    if entry.remove > len(units):
+        raise WrongValue(f"remove is {entry.remove}, but only {len(units)} units have an identity shortcut")
+    return without(bit, units[: entry.remove])
+
+
+def without(bit: Bit, units: list[str]) -> Bit:
+    """`bit` without the units of these paths."""
+    return bit.with_weights(
+        {name: value for name, value in bit.weights.items() if not any(name.startswith(f"{unit}/") for unit in units)}
+    )

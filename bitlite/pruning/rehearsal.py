@@ -1,0 +1,53 @@
+"""Whether a BiT has the shape that an entry of `pruning` asks for, told before it is trained. NumPy only."""
+
+import numpy as np
+
+from bitlite.bit.names import HEAD, ROOT
+from bitlite.bit.weights import Bit
+from bitlite.pruning import cutting
+from bitlite.workflow.errors import WrongValue, under
+from bitlite.workflow.params import NM, Channels, Magnitude, Pruning, Units, keyed
+
+
+def rehearsed(bit: Bit, entry: Pruning) -> Bit:
+    """What surely stays of `bit` when it is pruned as `entry` says: any unit that may go is gone.
+
+    Nothing is known of importance before training, so all groups count as equally important. Raises WrongValue if it
+    can't be done, or if that is a matter of luck.
+    """
+    lasting = bit
+    for key, part in keyed(entry):
+        with under(key):
+            match part:
+                case Magnitude() | NM():
+                    pruned_kernels(lasting, part)
+                case Channels():
+                    bit, lasting = _narrower(bit, part), _narrower(lasting, part)
+                case Units():
+                    units = cutting.removable(bit)
+                    bit, lasting = cutting.without_units(bit, part, units), cutting.without(lasting, units)
+    return lasting
+
+
+def _narrower(bit: Bit, entry: Channels) -> Bit:
+    alike = {norm: np.ones(bit.groups(norm)) for norm in bit.inner_norms}
+    return cutting.without_channels(bit, entry, alike, lambda kept: 0.0, quick=True)
+
+
+def pruned_kernels(bit: Bit, entry: Magnitude | NM) -> set[str]:
+    """Paths of the convolutions in whose kernels `entry` puts zeros: all but root and head, or those of its `layers`.
+
+    Raises WrongValue if a pattern matches nothing, or if `entry.of` does not divide the inputs of a kernel.
+    """
+    if entry.layers is None:
+        chosen = [path for path in bit.paths if path not in (ROOT, HEAD)]
+    else:
+        chosen = bit.matching(entry.layers, "layers")
+    for path in chosen if isinstance(entry, NM) else ():
+        inputs = bit.weights[f"{path}/kernel"].shape[2]
+        if inputs % entry.of:
+            raise WrongValue(
+                f"of is {entry.of}: {entry.zeros} of {entry.of} weights can't be zero in {path}, which has {inputs} "
+                "inputs"
+            )
+    return set(chosen)

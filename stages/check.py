@@ -1,0 +1,54 @@
+"""Check params.yaml against the data set and the backbone, before anything is trained.
+
+    python -m stages.check
+
+All of params.yaml; data/dataset, models/backbone -> data/.checked, which is the same for all that can be done.
+Fine-tuning depends on it, so that what can't be pruned or quantized later costs no training.
+"""
+
+from pathlib import Path
+
+from bitlite.bit.weights import Bit
+from bitlite.images import dataset
+from bitlite.pruning.rehearsal import rehearsed
+from bitlite.tflite import calibration
+from bitlite.training import limits
+from bitlite.training.recipe import finetuning_recipe_on_dataset, recovery_recipe
+from bitlite.workflow.command import run
+from bitlite.workflow.errors import under
+from bitlite.workflow.params import Calibrated, Mixed, keyed, load
+from bitlite.workflow.paths import BACKBONE
+
+CHECKED = Path("data/.checked")
+
+
+def main() -> None:
+    params = load()
+    images, labels, finetune = dataset.count("train"), dataset.labels(), params.finetune
+    recipe = finetuning_recipe_on_dataset(finetune)
+    bit = Bit.load(BACKBONE).with_head(labels, (recipe.image_size, recipe.image_size))
+    with under("finetune"):
+        limits.check(recipe, bit, devices=limits.replicas(finetune.devices), trainable=finetune.trainable)
+
+    left = {}
+    for name, entry in params.pruning.items():
+        with under(f"pruning.{name}"):
+            for key, part in keyed(entry):
+                with under(key):
+                    recovery = recovery_recipe(part, recipe, examples=images)
+                    limits.check(recovery, bit, devices=limits.replicas("one" if finetune.devices == "one" else "all"))
+            left[name] = rehearsed(bit, entry)
+
+    for name, entry in params.quantization.items():
+        with under(f"quantization.{name}"):
+            if isinstance(entry, Mixed) and entry.keep_float != "auto":
+                for pruning, lasting in left.items():
+                    lasting.matching(entry.keep_float, "keep_float", f"the convolutions that {pruning} is sure to have")
+        if isinstance(entry, Calibrated) and (told := calibration.shortfall(entry, images, len(labels))):
+            print(f"quantization.{name}.{told}")
+
+    CHECKED.write_text("params.yaml fits data set and backbone\n")
+
+
+if __name__ == "__main__":
+    run(main)
