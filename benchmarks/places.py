@@ -7,8 +7,8 @@ int16x8 is left out: a CPU takes minutes for it. The rest takes some 10 minutes,
 
 gpu exact   for dynamic and int4, GPU against the same file with its weights made float32, on the CPU. The CPU quantizes
             activations of these files, the GPU does not: this is the delegate's own error.
-emulated    agreement of the lowered network in float16, each result and each sum rounded (benchmarks/float16.py), with
-            itself in float32, and whether all its outputs are finite.
+emulated    agreement of the lowered network in float16 (benchmarks/emulation.py) with itself in float32, and whether
+            all its outputs are finite.
 """
 
 import sys
@@ -20,7 +20,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from benchmarks import conversion, float16
+from benchmarks import conversion, emulation
 from bitlite.bit.names import HEAD
 from bitlite.bit.weights import Bit
 from bitlite.images import dataset
@@ -113,7 +113,7 @@ def emulated(graph: Graph, images: np.ndarray) -> str:
         path = Path(scratch, "model.tflite")
         path.write_bytes(to_file(graph))
         expected = runtime.logits(path, images)
-    outputs = float16.outputs(graph, images)
+    outputs = emulation.outputs(graph, images)
     agreement = np.mean(outputs.argmax(1) == expected.argmax(1))
     return f"{agreement:.3g} {'finite' if np.isfinite(outputs).all() else 'NOT FINITE'}"
 

@@ -7,7 +7,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from test_network import PUBLISHED, SMALL, assert_close, bit_of, group_norm, padded, pixels_of
 
-from benchmarks import float16
+from benchmarks import emulation
 from bitlite.bit import network
 from bitlite.bit.names import ROOT
 from bitlite.tflite import lowering, scaling, winograd
@@ -86,11 +86,11 @@ def test_in_float16_the_network_stays_itself(monkeypatch):
     bit = bit_of({**DEEP, "filters": 64, "image_size": (96, 96)})
     pixels = pixels_of(bit)
     expected = run(lower(bit), pixels)
-    assert_close(float16.outputs(lower(bit), pixels), expected, 2e-2)
+    assert_close(emulation.outputs(lower(bit), pixels), expected, 2e-2)
     # Sums of squares of unscaled activations leave the range, and an infinite variance makes every image the same.
     monkeypatch.setattr(scaling, "_inverse", lambda gain: 1.0)
     with pytest.raises(AssertionError):
-        assert_close(float16.outputs(lower(bit), pixels), expected, 0.1)
+        assert_close(emulation.outputs(lower(bit), pixels), expected, 0.1)
 
 
 def test_powers_of_two_by_hand():
@@ -117,7 +117,7 @@ def test_no_power_takes_a_norm_of_nothing_out_of_float16():
     kernels = {name: kernel * 0 for name, kernel in bit_of(SMALL).folded().kernels.items() if "/a/" in name}
     pruned = bit_of(SMALL).folded().with_weights(bit_of(SMALL).folded().weights | kernels)
     for bit in (bit_of(SMALL), pruned):
-        assert np.isfinite(float16.outputs(lower(bit), np.full((1, 16, 16, 3), 127.5, np.float32))).all()
+        assert np.isfinite(emulation.outputs(lower(bit), np.full((1, 16, 16, 3), 127.5, np.float32))).all()
 
 
 # What GPUs need

@@ -13,6 +13,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from tqdm import tqdm
 
 from bitlite.litert.operators import convolutions
+from bitlite.litert.signature import Tensor
 
 # Interpreters side by side, of which each holds the file's weights once more, take no more bytes for them than this.
 WEIGHTS_BYTES = 2 * 10**9
@@ -42,10 +43,7 @@ class Classifier:
     def _run(self, image: np.ndarray) -> np.ndarray:
         self.interpreter.set_tensor(self.input["index"], image.astype(self.input["dtype"]))
         self.interpreter.invoke()
-        raw = self.interpreter.get_tensor(self.output["index"])[0]
-        scale, zero_point = self.output["quantization"]
-        # Files with float outputs have no scale.
-        return (raw.astype(np.float32) - zero_point) * scale if scale else raw
+        return Tensor.of(self.output).real(self.interpreter.get_tensor(self.output["index"])[0])
 
     def latencies(self, image: np.ndarray, *, warmup_runs: int, runs: int) -> np.ndarray:
         """Milliseconds [runs] that LiteRT takes for `image` [height, width, 3], after runs that do not count."""

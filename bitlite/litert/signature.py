@@ -17,6 +17,12 @@ class Tensor:
     scale: float
     zero_point: int
 
+    @classmethod
+    def of(cls, details: dict) -> "Tensor":
+        """The tensor that LiteRT's interpreter describes by `details`."""
+        shape = tuple(int(side) for side in details["shape"])
+        return cls(details["name"], shape, details["dtype"].__name__, *details["quantization"])
+
     def real(self, values: np.ndarray) -> np.ndarray:
         """The float32 values that stored ones mean."""
         return (values.astype(np.float32) - self.zero_point) * self.scale if self.scale else values
@@ -25,12 +31,4 @@ class Tensor:
 def signature(path: Path) -> tuple[Tensor, Tensor]:
     """The input and the output of a .tflite file of one input and one output."""
     interpreter = Interpreter(str(path))
-    return tuple(
-        Tensor(
-            details["name"],
-            tuple(int(side) for side in details["shape"]),
-            details["dtype"].__name__,
-            *details["quantization"],
-        )
-        for details in (*interpreter.get_input_details(), *interpreter.get_output_details())
-    )
+    return tuple(map(Tensor.of, (*interpreter.get_input_details(), *interpreter.get_output_details())))

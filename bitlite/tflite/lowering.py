@@ -179,7 +179,7 @@ def _is_weight(tensor: Tensor) -> bool:
 def sliced(graph: Graph, operator: Operator) -> Tensor | None:
     """A convolution of 1x1 and a stride of 2 as one of stride 1 on every second pixel.
 
-    With integer weights the GPU delegate would forget the stride. On Ethos-U this takes 1 % more cycles.
+    With integer weights the GPU delegate would forget the stride.
     """
     if operator.type != "conv" or operator.options["stride"] != 2 or operator.inputs[1].shape[0] != 1:
         return None

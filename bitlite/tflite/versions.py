@@ -1,8 +1,8 @@
 """What a .tflite file says that it needs: versions of its operators, and the oldest runtime. No TensorFlow.
 
 A runtime refuses a file with an operator of a later version than it knows. Where the version is too low it computes
-what it can: by int4 kernels TensorFlow Lite 2.12 to 2.18 and LiteRT 1.0 answer NaN or 30 times the largest logit, or
-crash. The quantizers leave versions too low, as TensorFlow's converter does for int16x8.
+what it can: by int4 kernels TensorFlow Lite 2.12 to 2.18 and LiteRT 1.0 answer NaN or nonsense, or crash. The
+quantizers leave versions too low, as TensorFlow's converter does for int16x8.
 
 The rules are TensorFlow's, as far as our files need them (op_version.cc and runtime_version.cc in
 tensorflow/compiler/mlir/lite/tools/versioning of TensorFlow 2.21), but for int4. A convolution of floats by int4 has
