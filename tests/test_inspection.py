@@ -305,6 +305,12 @@ def test_all_pairs_of_looks_are_found():
     assert len(found) == len(expected) and {tuple(sorted(pair)) for pair in found} == expected
 
 
+def test_look_of_a_flat_image_has_the_lowest_frequency_alone():
+    """That it has no other is a matter of rounding in floats, and so of the machine."""
+    for level in (1, 100, 255):
+        assert decoding.see(encoded(Image.new("L", (64, 64), level), "PNG")).look == 1 << 63
+
+
 def test_copies_and_small_images_are_not_told_as_alike(tmp_path, capsys):
     folder = write_folder(tmp_path / "folder", ant=30, bee=30)
     prepared(tmp_path / "out", folder, **SPLIT)

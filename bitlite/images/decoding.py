@@ -29,8 +29,8 @@ TRANSPARENT = "nothing to see: all pixels are transparent"
 SKETCH = 128
 # Rows or columns below which many images look alike: digits do.
 LEAST_LOOK = 48
-# The lowest 8 of 32 rows of the discrete cosine transform.
-COSINES = np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1))
+# The lowest 8 of 32 rows of the discrete cosine transform, times 2**16: integers add up alike on all machines.
+COSINES = np.rint(2**16 * np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1))).astype(np.int64)
 
 
 class Seen(NamedTuple):
@@ -176,7 +176,7 @@ def _look(image: Image.Image) -> int | None:
     """Which of the lowest 8 by 8 frequencies of a grey image of 32 by 32 pixels are above their median, as 64 bits."""
     if min(image.size) < LEAST_LOOK:
         return None
-    grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), np.float64)
+    grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), np.int64)
     low = COSINES @ grey @ COSINES.T
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
 
