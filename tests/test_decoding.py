@@ -197,6 +197,15 @@ def test_the_transparent_colour_of_a_png_of_16_bits():
         np.testing.assert_array_equal(set_shown(content)[0], expected)
 
 
+def test_transparent_pixels_do_not_widen_the_range():
+    """Where 65535 stands for no value, as in maps and scans."""
+    values = between(0, 4095)
+    values[2, 3] = 65535
+    (image,) = set_shown(grey_png(values, before=png_chunk(b"tRNS", struct.pack(">H", 65535))))
+    values[2, 3] = 4095
+    np.testing.assert_array_equal(image, levels(values, 0, 4095))
+
+
 @pytest.mark.parametrize("turn", [6, 3, 5])
 def test_samples_of_16_bits_are_turned(turn):
     values = between(0, 65535)

@@ -77,8 +77,6 @@ def see(content: bytes, *, background: str = "white") -> Seen:
     """
     image = _opened(content)
     if samples := _samples(content, image):
-        if samples.alpha is not None and not samples.alpha.any():
-            raise Unreadable(TRANSPARENT)
         return Seen(samples.digest(), True, False, None, samples.kind, samples.used, samples.declared)
     image.load()
     if image.has_transparency_data and image.convert("RGBA").getextrema()[-1] == (0, 0):
@@ -213,7 +211,10 @@ def _samples(content: bytes, image: Image.Image) -> Samples | None:
     if "transparency" in image.info:  # the one colour that a PNG may call so
         clear = values == image.info["transparency"]
         alpha = 1 - (clear if grey else clear.all(-1)).astype(np.float32)
-    used = Span(values.min().item(), values.max().item())
+    seen = values if alpha is None else values[alpha > 0]
+    if not seen.size:
+        raise Unreadable(TRANSPARENT)
+    used = Span(seen.min().item(), seen.max().item())
     ranges = [[np.ravel(tags[tag]) for tag in pair] for pair in TIFF_RANGES if all(tag in tags for tag in pair)]
     declared = [Span(float(low.min()), float(high.max())) for low, high in ranges]
     significant = _significant_bits(content) if image.format == "PNG" else None
