@@ -104,7 +104,8 @@ def _opened(content: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise _unread_samples(content) or error from error
+        # Pillow's own text names an address in memory.
+        raise _unread_samples(content) or UnidentifiedImageError(f"none of {', '.join(FORMATS)}") from error
     # Pillow spreads the values of a PNG's pixels over 8 bits, but not the one that it says is transparent.
     spread = {"L;2": 85, "L;4": 17}.get(_layout(image), 1)
     if spread > 1 and "transparency" in image.info:
