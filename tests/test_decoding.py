@@ -7,18 +7,13 @@ import numpy as np
 import pytest
 from picture_files import png_chunk, png_file, tiff_file
 from PIL import Image
+from preparing import encoded
 
 from bitlite.images import decoding, depth
 from bitlite.images.depth import Kind, Span, Unreadable
 
 RANDOM = np.random.default_rng(0)
 RGB = RANDOM.integers(256, size=(9, 14, 3), dtype=np.uint8)
-
-
-def encoded(image: Image.Image, kind: str, **settings) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **settings)
-    return buffer.getvalue()
 
 
 def shown(content: bytes, **settings) -> np.ndarray:

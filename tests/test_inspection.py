@@ -1,6 +1,5 @@
 """Folders of images whose pixels are not plain RGB of 8 bits, and what finds copies among them."""
 
-import io
 import os
 import re
 from collections import Counter
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from picture_files import png_chunk, png_file, tiff_file
 from PIL import Image
-from preparing import noise, prepared, refusal, stored, write_folder
+from preparing import encoded, noise, prepared, refusal, stored, write_folder
 
 from bitlite.images import dataset, decoding
 from bitlite.sources import likeness
@@ -100,12 +99,6 @@ def drawn(seed: int, colour=(0, 0, 0, 255)) -> Image.Image:
     image = Image.new("RGBA", (64, 64))
     image.paste(colour, (seed % 40, seed // 40, seed % 40 + 20, seed // 40 + 20))
     return image
-
-
-def encoded(image: Image.Image, kind: str, **settings) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **settings)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(("background", "level"), [("white", 255), ("#808080", 128)])
