@@ -448,6 +448,8 @@ def test_own_bytes_are_kept_where_all_decoders_agree(kind):
     if kind == "PNG":
         for mode in ("RGBA", "LA", "P", "1"):
             assert not decoding.see(encoded(image.convert(mode), kind)).kept
+        clear = png_chunk(b"tRNS", struct.pack(">3H", *RGB[2, 3]))
+        assert not decoding.see(png_file(RGB, bits=8, color=2, before=clear)).kept
         assert not decoding.see(grey_png(between(0, 65535))).kept
 
 
