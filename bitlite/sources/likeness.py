@@ -1,4 +1,4 @@
-"""Images that look alike, though no pixel may be the same: thumbnails, crops' neighbours, JPEG encoded anew."""
+"""Images that look alike, though no pixel may be the same: thumbnails, JPEG encoded anew."""
 
 from collections import defaultdict
 from collections.abc import Iterator
