@@ -92,13 +92,14 @@ def test_the_range_is_that_of_all_images_of_a_kind():
         (between(-(2**31), 2**31 - 1, dtype="i4"), -(2**31), 2**31 - 1),
         (between(0, 2**32 - 1, dtype="u4"), 0, 2**32 - 1),
         (between(0, 60_000, dtype="i4"), 0, 65535),
+        (between(2 * 10**9, 2 * 10**9 + 85, dtype="i4"), 2 * 10**9, 2 * 10**9 + 85),
         (between(0, 1000, dtype="f4") / np.float32(1000), 0, 1),
         (between(0, 65535, dtype="f4"), 0, 65535),
         (between(0, 255, dtype="f4"), 0, 255),
         (between(-2, 6, dtype="f4"), -2, 6),
         (between(-128, 127, dtype="i1"), -128, 127),
     ],
-    ids=["int16", "int32", "uint32", "int32 of 16 bits", "0..1", "0..65535", "0..255", "negative", "int8"],
+    ids=["int16", "int32", "uint32", "16 bits", "a few of many", "0..1", "0..65535", "0..255", "negative", "int8"],
 )
 def test_signed_long_and_float_tiffs(values, low, high):
     (image,) = set_shown(tiff_of(values))
