@@ -19,9 +19,9 @@ class Inspection(NamedTuple):
     """What is known of a source's images."""
 
     # Of each image that can be shown, what only equal images share: SHA-256 of pixels as they are shown, whatever the
-    # file's format; of more than 8 bits, of the samples that the file holds. Of images too large for their sketch to
-    # tell all, it is that of the sketch, and only of those that share it that of all pixels behind it. So the order of
-    # digests, by which splits are drawn, does not change with other images.
+    # file's format; of more than 8 bits, of the samples that the file holds. That of a large image is of its sketch,
+    # with that of all pixels behind it if others share the sketch: so the order of digests, by which splits are drawn,
+    # does not change with other images.
     digests: dict[Hashable, bytes]
     # Their perceptual hashes, None of small images.
     looks: dict[Hashable, int | None]
@@ -42,7 +42,7 @@ class Inspection(NamedTuple):
 
 
 def inspect(located: Callable[[Collection | None], Iterable[Located]], background: str = "white") -> Inspection:
-    """Decode every image of a source once, on all cores; again only what can't be told apart else.
+    """Decode every image of a source once, on all cores, and again those that can't be told apart otherwise.
 
     located: goes through the images at some places, or with None through all, and is called once or twice.
     """
