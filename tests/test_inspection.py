@@ -1,5 +1,6 @@
 """Folders of images whose pixels are not plain RGB of 8 bits, and what finds copies among them."""
 
+import io
 import os
 import re
 from collections import Counter
@@ -14,6 +15,7 @@ from bitlite.images import dataset, decoding
 from bitlite.sources import likeness
 from bitlite.sources.inspection import in_parallel, inspect
 from bitlite.sources.source import Entry
+from bitlite.workflow.cores import cores
 
 SPLIT = {"validation": 0.3, "test": 0.3}
 
@@ -326,5 +328,5 @@ def test_in_parallel_keeps_order_and_takes_few_items_ahead():
 
     results = in_parallel(lambda number: number * number, items())
     assert next(results) == 0
-    assert len(taken) <= 2 * os.cpu_count() + 1
+    assert len(taken) <= 2 * cores() + 1
     assert [0, *results] == [number * number for number in range(1000)]

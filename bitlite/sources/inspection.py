@@ -1,6 +1,5 @@
 """Each image of a source is looked at once: whether it can be read, what it is known by, how it will be stored."""
 
-import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ from typing import NamedTuple, TypeVar
 from bitlite.images import decoding, depth
 from bitlite.images.decoding import Seen
 from bitlite.images.depth import Kind, Span, Unreadable
+from bitlite.workflow.cores import cores
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 # Where an image is, in a source of one's own choice, and what brings its file's bytes.
@@ -67,12 +67,12 @@ def inspect(located: Callable[[Collection | None], Iterable[Located]], backgroun
 
 def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """The results in order, computed in a thread for each core. Few of them ever wait, so few items are in memory."""
-    cores = os.cpu_count()
+    count = cores()
     waiting = deque()
-    with ThreadPoolExecutor(cores) as threads:
+    with ThreadPoolExecutor(count) as threads:
         for item in items:
             waiting.append(threads.submit(function, item))
-            if len(waiting) > 2 * cores:
+            if len(waiting) > 2 * count:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
