@@ -1,7 +1,5 @@
 """Folders of images whose pixels are not plain RGB of 8 bits, and what finds copies among them."""
 
-import io
-import os
 import re
 from collections import Counter
 
