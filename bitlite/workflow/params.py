@@ -361,6 +361,8 @@ def load(path: Path = Path("params.yaml")) -> Params:
     try:
         # DVC reads YAML 1.2; PyYAML reads 1.1, where 1e-3 is a string and `on` a boolean.
         content = YAML(typ="safe", pure=True).load(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} is not here: run this in the project's own folder") from None
     except (OSError, ValueError, YAMLError) as error:
         raise InputError(f"{path} cannot be read: {one_line(error)}") from error
     try:
