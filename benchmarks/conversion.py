@@ -180,14 +180,15 @@ def r50x1() -> Bit:
 
 
 def floor(bit: Bit, scheme: str, images: np.ndarray) -> bytes:
-    """The file of `bit` as if its norms were of constants.
+    """The file of `bit` with all norms frozen.
 
     Kernels of unit gain, so that activations stay in range without a norm.
     """
     bit = bit.folded()
     kernels = {name: kernel / np.sqrt(np.prod(kernel.shape[:3])) for name, kernel in bit.kernels.items()}
-    bit = bit.with_weights(bit.weights | {name: kernel.astype(np.float32) for name, kernel in kernels.items()})
-    return conversion.convert(bit, entry(scheme), images, frozen_norms=True)
+    weights = bit.weights | {name: kernel.astype(np.float32) for name, kernel in kernels.items()}
+    bit = bit.with_weights(weights, frozen_norms=dict.fromkeys(bit.norms, 1.0))
+    return conversion.convert(bit, entry(scheme), images)
 
 
 def usual(bit: Bit, scheme: str, images: np.ndarray) -> bytes:

@@ -247,23 +247,41 @@ def test_group_norm_of_constants_is_finite():
     assert np.abs(normed(inputs, np.ones(6), np.zeros(6), 2)).max() < 1
 
 
-def test_frozen_norms_are_the_network_of_a_scale_and_a_shift_and_leave_no_statistics(monkeypatch):
-    class Frozen(network.GroupNorm):
-        def call(self, inputs):
-            return inputs * self.gamma + self.beta
-
-    bit = bit_of(SMALL).folded()
-    small = {name: kernel / np.sqrt(np.prod(kernel.shape[:3])) for name, kernel in bit.kernels.items()}
-    bit = bit.with_weights(bit.weights | {name: kernel.astype(np.float32) for name, kernel in small.items()})
-    pixels = pixels_of(bit)
-    graph = lower(bit, frozen_norms=True)
-    monkeypatch.setattr(network, "GroupNorm", Frozen)
+@pytest.mark.parametrize("shape", [PUBLISHED, SMALL], ids=["published", "small"])
+def test_frozen_norms_are_the_network_and_leave_no_statistics(shape):
+    bit = frozen(bit_of(shape))
+    pixels, graph = pixels_of(bit), lower(bit)
     assert_close(run(graph, pixels), network.build(bit)(pixels).numpy())
-    # The features' mean alone; inner norms have gone into the convolutions.
+    # The features' mean alone. Norms that are alone behind a convolution have gone into it.
     assert sum(operator.type == "MEAN" for operator in graph.operators) == 1
-    scales = {operator.output.name for operator in graph.operators if operator.output.name.endswith("group_norm/mul")}
-    shortcut = [unit.norm("a") for unit in bit.units] + ["resnet/group_norm"]
-    assert scales == {f"{MODEL}/{path}/mul" for path in shortcut}
+    scaled = {operator.output.name for operator in graph.operators if operator.type == "DEPTHWISE_CONV_2D"}
+    shortcut = {unit.norm("a") for unit in bit.units} | {"resnet/group_norm"}
+    if not bit.architecture.pool:
+        shortcut.remove("resnet/block1/unit01/a/group_norm")  # which reads the root
+    assert scaled == {f"{MODEL}/{path}" for path in shortcut}
+
+
+def test_frozen_norms_beside_exact_ones_are_the_network():
+    bit = bit_of(SMALL)
+    for norms in (bit.inner_norms, bit.norms[:4], bit.norms[-3:]):
+        some = frozen(bit, norms)
+        pixels = pixels_of(some)
+        assert_close(run(lower(some), pixels), network.build(some)(pixels).numpy())
+
+
+def test_frozen_norms_go_into_packed_roots_and_winograds_tiles(monkeypatch):
+    monkeypatch.setattr(winograd, "CHANNELS", 1)
+    for shape, size in ((PUBLISHED, (64, 64)), ({**PUBLISHED, "pool": False}, (32, 32))):
+        bit = frozen(bit_of({**shape, "image_size": size}))
+        pixels = pixels_of(bit)
+        graph = lower(bit, [lowering.packed_root, winograd.winograd])
+        assert_close(run(graph, pixels), network.build(bit)(pixels).numpy())
+        assert any(operator.type == "RELU" for operator in graph.operators)  # behind tiles
+
+
+def frozen(bit, norms=None):
+    """The folded `bit` with these norms, or all, divided by a constant that keeps activations in range."""
+    return bit.folded().with_weights(bit.folded().weights, frozen_norms=dict.fromkeys(norms or bit.norms, 16.0))
 
 
 # Names

@@ -14,6 +14,7 @@ from bitlite.profiling import operators, profile
 from bitlite.profiling.litert_c import Event
 from bitlite.profiling.operators import Operator
 from bitlite.profiling.profile import Recording
+from bitlite.pruning.freezing import frozen
 from bitlite.tflite import conversion
 from bitlite.workflow.params import Integers, Uncalibrated
 
@@ -188,6 +189,19 @@ def test_delegated_operators_are_those_of_the_interpreter(files, scheme):
     assert {event.node for event in recording.events} - {None} == left
     assert profile.delegated(file, recording) == pytest.approx(1 - len(left) / len(file))
     assert (scheme == "int8") == bool(left)  # pixels come as uint8
+
+
+def test_xnnpack_takes_all_of_an_int8_file_without_norms_but_the_ends(bit, tmp_path):
+    path = tmp_path / "norm-free.tflite"
+    photos = np.random.default_rng(0).integers(256, size=(4, *SIZE, 3), dtype=np.uint8)
+    images = photos.astype(np.float32)
+    path.write_bytes(conversion.convert(frozen(bit, bit.norms, [(images, images)]), Integers(scheme="int8"), photos))
+    left = {event.node for event in profile.record(path, photos[0], threads=1, rounds=1).events} - {None}
+    # uint8 pixels to int8, and int8 logits to uint8.
+    file = operators.read(path)
+    assert [(operator.node, operator.type) for operator in file if operator.node in left] == [
+        (file[0].node, "QUANTIZE"), (file[-1].node, "QUANTIZE"),
+    ]  # fmt: skip
 
 
 def test_profiling_needs_no_tensorflow():

@@ -19,6 +19,7 @@ from bitlite.bit.weights import untrained
 from bitlite.litert import runtime
 from bitlite.litert.operators import convolutions
 from bitlite.litert.signature import signature
+from bitlite.pruning.freezing import frozen
 from bitlite.tflite import calibration, conversion, flatbuffer, quantizer, schemes
 from bitlite.tflite.graph import to_file
 from bitlite.tflite.lowering import lower
@@ -62,6 +63,12 @@ def photos(count, size=SIZE, seed=0):
     random = np.random.default_rng(seed)
     seeds = random.integers(256, size=(count, 5, 5, 3), dtype=np.uint8)
     return np.stack([np.asarray(Image.fromarray(each).resize(size[::-1], Image.Resampling.BICUBIC)) for each in seeds])
+
+
+def norm_free(bit):
+    """`bit` with all norms frozen."""
+    images = photos(16, bit.architecture.image_size, seed=2).astype(np.float32)
+    return frozen(bit, bit.norms, [(images, images)])
 
 
 def converted(scheme, bit):
@@ -128,10 +135,14 @@ def test_float32_file_is_the_keras_model(shape, tmp_path):
         ("int16x8", 0.25),
     ],
 )  # fmt: skip
-def test_logits_follow_the_keras_model(scheme, bound, bit, files):
-    images = photos(48)
+@pytest.mark.parametrize("norms", ["exact", "frozen"])
+def test_logits_follow_the_keras_model(scheme, bound, norms, bit, files, tmp_path):
+    images, path = photos(48), files[scheme]
+    if norms == "frozen":
+        bit, path = norm_free(bit), tmp_path / scheme
+        path.write_bytes(converted(scheme, bit))
     expected = network.build(bit)(images.astype(np.float32)).numpy()
-    error = runtime.Classifier(files[scheme]).logits(images) - expected
+    error = runtime.Classifier(path).logits(images) - expected
     # Against what the images change, not against what all logits have in common.
     assert np.sqrt(np.mean(error**2)) < bound * expected.std(axis=0).mean()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from needed import missing
-from test_tflite import SCHEMES, bit_of, converted, photos
+from test_tflite import SCHEMES, bit_of, converted, norm_free, photos
 
 from benchmarks.runtimes import Unavailable, answer, judged
 from bitlite.litert.needs import oldest_runtime
@@ -37,6 +37,7 @@ def by_tensorflow(scheme, shrinking):
         first, second = x * [1, 1, 1, 1e-3], x * [1e-3, 1e-3, 1e-3, 1]
         x = first * second if shrinking else first + second
         x = tf.nn.conv2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), kernel, 2, "VALID")
+        x = tf.nn.relu(tf.nn.depthwise_conv2d(x, tf.reshape(kernel[0, 0, 0], (1, 1, 32, 1)), [1] * 4, "VALID"))
         x = tf.concat([x, tf.slice(x, [0, 0, 0, 0], [1, 4, 4, 4])], 3)
         x = tf.nn.max_pool2d(x, 2, 2, "VALID")
         x = x - tf.reduce_mean(x, [3], keepdims=True)
@@ -83,12 +84,13 @@ def test_a_file_says_of_its_needs_what_tensorflows_converter_would(tensorflows, 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """The path of a BiT with R50's root, and channels for Winograd's algorithm, in each scheme."""
+    """The path of a BiT with R50's root, and channels for Winograd's algorithm: in each scheme, and without norms."""
     directory = tmp_path_factory.mktemp("versions")
     bit = bit_of(filters=64, root=7, pool=True, size=SIZE, zeros=0)
     for scheme in SCHEMES:
         (directory / scheme).write_bytes(converted(scheme, bit))
     (directory / "winograd").write_bytes(conversion.convert(bit, Uncalibrated(scheme="float32", winograd=True)))
+    (directory / "norm-free").write_bytes(converted("int8", norm_free(bit)))
     return {path.name: path for path in directory.iterdir()}
 
 
@@ -100,6 +102,7 @@ def files(tmp_path_factory):
         "float16": "TensorFlow Lite 1.15.0",
         "dynamic": "TensorFlow Lite 2.4.0",
         "int8": "TensorFlow Lite 2.5.0",
+        "norm-free": "TensorFlow Lite 1.14.0",
         "int8_mixed": "TensorFlow Lite 1.14.0",
         "int16x8": "TensorFlow Lite 2.15.0",
         "int4": "TensorFlow Lite 2.19.0, LiteRT 1.1.0",
@@ -159,7 +162,7 @@ def answered(runtime, path, images):
 
 
 @pytest.mark.parametrize("runtime", ["tflite-runtime==2.14.0", "ai-edge-litert==1.0.1"])
-@pytest.mark.parametrize("name", [*SCHEMES, "winograd"])
+@pytest.mark.parametrize("name", [*SCHEMES, "winograd", "norm-free"])
 def test_an_old_runtime_answers_rightly_or_refuses(files, runtime, name):
     images = photos(4, SIZE)
     found = answered(runtime, files[name], images)

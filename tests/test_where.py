@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.tools import flatbuffer_utils
 from needed import missing
-from test_tflite import SCHEMES, bit_of, photos
+from test_tflite import SCHEMES, bit_of, norm_free, photos
 
 from bitlite.litert import runtime
 from bitlite.litert.operators import convolutions
@@ -27,10 +27,12 @@ FLOAT16_LARGEST = 65504
 ENTRIES = SCHEMES | {
     f"{scheme}, winograd": Uncalibrated(scheme=scheme, winograd=True) for scheme in ("float32", "float16")
 }
-# Like bit-tiny, and with R50's root: 7x7, a pool, projections of stride 2.
+# Like bit-tiny, with R50's root (7x7, a pool, projections of stride 2), and that without norms.
+R50 = {"units": (1, 1), "groups": 16, "root": 7, "pool": True, "size": (64, 64)}
 MODELS = {
-    "bit-tiny": {"units": (1, 1), "groups": 16, "size": (32, 32)},
-    "r50": {"units": (1, 1), "groups": 16, "root": 7, "pool": True, "size": (64, 64)},
+    "bit-tiny": lambda: bit_of(units=(1, 1), groups=16, size=(32, 32)),
+    "r50": lambda: bit_of(**R50),
+    "norm-free": lambda: norm_free(bit_of(**R50)),
 }
 # Of outputs on GPU, where weights are integers: the CPU rounds activations to int8, the GPU does not. Those of
 # int8_mixed have one scale for all images, and so coarser steps.
@@ -53,7 +55,7 @@ def file(tmp_path_factory):
     def made(entry, model="bit-tiny"):
         path = directory / f"{model}-{entry}.tflite"
         if not path.exists():
-            bit = bit_of(**MODELS[model])
+            bit = MODELS[model]()
             images = photos(16, bit.architecture.image_size, seed=1)
             path.write_bytes(conversion.convert(bit, ENTRIES[entry], images))
         return path
@@ -275,7 +277,7 @@ def test_large_models_run_fewer_images(file, monkeypatch):
 
 
 def test_multiply_adds_are_those_of_the_network(file):
-    macs = sum(convolution.macs for convolution in bit_of(**MODELS["r50"]).convolutions)
+    macs = sum(convolution.macs for convolution in bit_of(**R50).convolutions)
     assert places.multiply_adds(file("float32", "r50")) == macs
 
 
@@ -314,3 +316,8 @@ def test_int8_runs_on_microcontrollers_and_npus(model, file):
     path, images, expected = asked(file("int8", model))
     assert tried(micro.check, path, images, expected)["tflm_agreement"] == 1
     assert tried(npu.check, path, Npu())["npu_share"] == 1
+
+
+def test_an_npu_takes_fewer_cycles_without_norms(file):
+    exact, without = (tried(npu.check, file("int8", model), Npu())["npu_cycles"] for model in ("r50", "norm-free"))
+    assert without < 0.8 * exact

@@ -65,6 +65,20 @@ class GroupNorm(layers.Layer):
         return tf.reshape(grouped, [-1, 1, 1, grouped.shape[1] * grouped.shape[2]])
 
 
+class FrozenNorm(layers.Layer):
+    """A norm whose mean is 0 and whose deviation is a constant: what pruning leaves of a GroupNorm."""
+
+    def __init__(self, deviation: float, **kwargs):
+        super().__init__(**kwargs)
+        self.deviation = deviation
+
+    def build(self, shape):
+        self.gamma, self.beta = (self.add_weight(name=name, shape=shape[-1:]) for name in ("gamma", "beta"))
+
+    def call(self, inputs):
+        return inputs * (self.gamma / self.deviation) + self.beta
+
+
 @contextmanager
 def precision(name: str) -> Iterator[None]:
     """Networks that are built inside compute in float32, or for "mixed" in bfloat16, and hold float32 weights."""
@@ -91,7 +105,9 @@ def build(bit: Bit) -> tf.keras.Model:
         return conv_type(filters, side, stride, padding, use_bias=False, name=path)(inputs)
 
     def norm_relu(inputs, path: str):
-        return layers.ReLU(name=f"{path}/relu")(GroupNorm(bit.groups(path), name=path)(inputs))
+        deviation = bit.architecture.frozen_norms.get(path)
+        norm = GroupNorm(bit.groups(path), name=path) if deviation is None else FrozenNorm(deviation, name=path)
+        return layers.ReLU(name=f"{path}/relu")(norm(inputs))
 
     pixels = tf.keras.Input((*bit.architecture.image_size, 3), name="pixels")
     x = layers.Rescaling(1 / 127.5, offset=-1, name="normalize")(pixels)

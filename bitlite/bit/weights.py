@@ -33,6 +33,8 @@ class Architecture:
     standardized: whether the network standardises its kernels as it runs; False once that is folded into them.
     image_size: height and width in pixels that the model was trained for.
     labels: class names in the order of the head's outputs; empty without a head.
+    frozen_norms: the norms, by path, whose statistics are constants: the mean 0, and for each norm the deviation given
+    here. Their output is gamma * input / deviation + beta.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Architecture:
     standardized: bool
     image_size: tuple[int, int]
     labels: tuple[str, ...] = ()
+    frozen_norms: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Bit:
         try:
             fields = json.loads((directory / "architecture.json").read_text())
             fields["image_size"], fields["labels"] = tuple(fields["image_size"]), tuple(fields["labels"])
+            fields["frozen_norms"] = dict(fields.get("frozen_norms", {}))
             return cls(Architecture(**fields), read_npz(directory / "weights.npz"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{directory} holds no BiT (architecture.json and weights.npz): {error}") from error
@@ -134,6 +138,11 @@ class Bit:
     def paths(self) -> list[str]:
         """Paths of all convolutions in running order, then that of the head if there is one."""
         return [convolution.path for convolution in self.convolutions]
+
+    @property
+    def norms(self) -> list[str]:
+        """Paths of all norms in running order."""
+        return [*(unit.norm(part) for unit in self.units for part in "abc"), FINAL_NORM]
 
     @property
     def inner_norms(self) -> list[str]:

@@ -10,11 +10,11 @@ CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
 def convolutions(model: schema.ModelT) -> list[schema.OperatorT]:
-    """The layers with a kernel: those of CONVOLUTIONS but for what copies one channel to several, as norms do."""
+    """The layers with a kernel: those of CONVOLUTIONS but for what norms have, with one weight for each channel."""
     (graph,) = model.subgraphs
     return [
         operator
         for operator in graph.operators
         if flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) in CONVOLUTIONS
-        and math.prod(graph.tensors[operator.inputs[1]].shape[1:]) > 1
+        and math.prod(shape := graph.tensors[operator.inputs[1]].shape) > max(shape)
     ]

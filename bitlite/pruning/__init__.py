@@ -1,1 +1,1 @@
-"""Weights to zero, or channels and units away for real; and recovery, the training that follows."""
+"""Weights to zero, channels and units away for real, norms to constants; and recovery, the training that follows."""

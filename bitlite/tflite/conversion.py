@@ -21,7 +21,6 @@ def convert(
     images: Iterable[np.ndarray] = (),
     *,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
-    frozen_norms: bool = False,
 ) -> bytes:
     """The .tflite file of `bit` for batches of one image, with TFLite metadata and the names of its classes.
 
@@ -29,13 +28,13 @@ def convert(
     type, or with `softmax` probabilities. Equal input gives equal bytes.
 
     images: each uint8 [height, width, 3], to calibrate with, for the schemes that do. validation: images uint8
-    [images, height, width, 3] and their labels, for keep_float: auto. frozen_norms: takes the statistics of norms for
-    constants, for benchmarks. Raises WrongValue, before any work, if keep_float matches nothing.
+    [images, height, width, 3] and their labels, for keep_float: auto. Raises WrongValue, before any work, if
+    keep_float matches nothing.
     """
     scheme = SCHEMES[entry.scheme]
     if isinstance(entry, Mixed) and entry.keep_float != "auto":
         entry = entry.model_copy(update={"keep_float": tuple(bit.matching(entry.keep_float, "keep_float"))})
-    graph = lower(bit, scheme.rewrites(entry), frozen_norms=frozen_norms)
+    graph = lower(bit, scheme.rewrites(entry))
     float32 = to_file(graph)
     ranges = calibration.ranges(float32, images) if isinstance(entry, Calibrated) else None
     content = scheme.make(Source(scheme, entry, graph, float32, bit.paths, ranges, validation))

@@ -18,6 +18,7 @@ OPTIONS = {
     "ADD": schema.AddOptionsT,
     "CONCATENATION": schema.ConcatenationOptionsT,
     "CONV_2D": schema.Conv2DOptionsT,
+    "DEPTHWISE_CONV_2D": schema.DepthwiseConv2DOptionsT,
     "DEQUANTIZE": schema.DequantizeOptionsT,
     "MAX_POOL_2D": schema.Pool2DOptionsT,
     "MEAN": schema.ReducerOptionsT,
@@ -56,6 +57,11 @@ class Operator:
     inputs: tuple[Tensor, ...]
     output: Tensor
     options: dict = field(default_factory=dict)
+
+    @property
+    def activates(self) -> bool:
+        """Whether it can have a ReLU as its own activation."""
+        return hasattr(OPTIONS[self.type](), "fusedActivationFunction")
 
 
 @dataclass
@@ -118,6 +124,13 @@ class Graph:
         ]
         options = {"padding": padding, "strideH": stride, "strideW": stride, "dilationHFactor": 1, "dilationWFactor": 1}
         return self.operator("CONV_2D", name, [x, *constants], [1, *size, outputs], **options)
+
+    def scale_channels(self, name: str, x: Tensor, factors: Tensor, offsets: Tensor) -> Tensor:
+        """x [1, height, width, channels] times a factor for each channel plus an offset, both [channels]."""
+        kernel = replace(factors, shape=(1, 1, 1, *factors.shape), data=factors.data[None, None, None])
+        options = {"padding": VALID, "strideH": 1, "strideW": 1, "depthMultiplier": 1}
+        options |= {"dilationHFactor": 1, "dilationWFactor": 1}
+        return self.operator("DEPTHWISE_CONV_2D", name, [x, kernel, offsets], x.shape, **options)
 
     def max_pool(self, name: str, x: Tensor, side: int, stride: int) -> Tensor:
         """The largest of side x side pixels, none of them outside the image."""

@@ -12,25 +12,26 @@ from bitlite.tflite.graph import VALID, Graph, Operator, Tensor
 
 # G of section 4.1: makes 4 weights of 3.
 KERNEL_TRANSFORM = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+# Of the products, the one that all four pixels of the output hold just once, and so the one for a bias.
+BIASED = 5
 # With fewer channels in or out, transforming the image takes about the time that the multiplications save, or more.
 CHANNELS = 64
 
 
 def winograd(graph: Graph, operator: Operator) -> Tensor | None:
-    """The rewrite: a convolution of stride 1, without a bias, that gains by the algorithm."""
+    """The rewrite: a convolution of stride 1 that gains by the algorithm."""
     if operator.type != "conv" or operator.options["stride"] != 1:
         return None
-    x, kernel, *bias = operator.inputs
-    if bias or not gains(kernel.data, x.shape[1:3]):
-        return None
-    return by_winograd(graph, operator)
+    x, kernel, *_ = operator.inputs
+    return by_winograd(graph, operator) if gains(kernel.data, x.shape[1:3]) else None
 
 
 def by_winograd(graph: Graph, operator: Operator) -> Tensor:
     """A 3x3 convolution of stride 1 over an image of even sides as 16 of 1x1."""
-    x, kernel = operator.inputs
+    x, kernel, *bias = operator.inputs
     _, height, width, _ = x.shape
     path, channels = operator.output.name, kernel.shape[3]
+    biases = dict(zip([BIASED], (each.data for each in bias), strict=False))
     padded = graph.pad_image(f"{path}/pad", x, 1, 1)  # [1, H + 2, W + 2, C]
     sums = [
         each
@@ -38,7 +39,7 @@ def by_winograd(graph: Graph, operator: Operator) -> Tensor:
         for each in _summed(graph, f"{path}/sum{number}", *_columns(graph, f"{path}/columns{number}", rows))
     ]  # 16 of [1, H / 2, W / 2, C]
     products = [
-        graph.convolve(f"{path}/product{number:02}", each, part, padding=VALID)
+        graph.convolve(f"{path}/product{number:02}", each, part, biases.get(number), padding=VALID)
         for number, (each, part) in enumerate(zip(sums, transformed(kernel.data), strict=True))
     ]  # 16 of [1, H / 2, W / 2, D]
     rows = [_outputs(graph, f"{path}/row{first // 4}", *products[first : first + 4]) for first in range(0, 16, 4)]

@@ -185,12 +185,24 @@ class Units(Recovery):
     remove: Positive = 1
 
 
+class NormFree(Recovery):
+    method: Literal["norm_free"]
+    norms: Literal["all", "inner", "auto"] = "all"
+    target_norms: ProperShare | None = None
+
+    @model_validator(mode="after")
+    def _target_for_auto(self):
+        if (self.norms == "auto") != (self.target_norms is not None):
+            raise ValueError("norms: auto needs target_norms, and nothing else has it")
+        return self
+
+
 class Combine(Section):
     """Several methods one after the other, each with its own recovery."""
 
     method: Literal["combine"]
     parts: Annotated[
-        tuple[Annotated[Magnitude | NM | Channels | Units, Field(discriminator="method")], ...],
+        tuple[Annotated[Magnitude | NM | Channels | Units | NormFree, Field(discriminator="method")], ...],
         Field(min_length=2, strict=False),
     ]
 
@@ -298,7 +310,7 @@ class Compare(Section):
     objective: Literal["size", "latency", "accuracy"] = "size"
 
 
-Pruning = Annotated[NoPruning | Magnitude | NM | Channels | Units | Combine, Field(discriminator="method")]
+Pruning = Annotated[NoPruning | Magnitude | NM | Channels | Units | NormFree | Combine, Field(discriminator="method")]
 Quantization = Annotated[Uncalibrated | Integers | Mixed, Field(discriminator="scheme")]
 
 
