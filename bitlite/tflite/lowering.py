@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bitlite.bit.names import FINAL_NORM, HEAD, ROOT
+from bitlite.bit.names import FINAL_NORM, HEAD, POOL, ROOT
 from bitlite.bit.weights import GROUP_NORM_EPSILON, ROOT_STRIDE, Bit
 from bitlite.tflite import scaling
 from bitlite.tflite.graph import RELU, SAME, VALID, Graph, Operator, Rewrite, Tensor, constant, rewritten
@@ -69,9 +69,7 @@ def steps(bit: Bit) -> Graph:
     x = conv(x, ROOT, ROOT_STRIDE)
     if architecture.pool:
         _, height, width, channels = x.shape
-        x = graph.operator(
-            "pool", f"{MODEL}/resnet/root_block/pool", [x], [1, -(-height // 2), -(-width // 2), channels]
-        )
+        x = graph.operator("pool", f"{MODEL}/{POOL}", [x], [1, -(-height // 2), -(-width // 2), channels])
     for unit in bit.units:
         preactivated = norm_relu(x, unit.norm("a"), only=bit.projects(unit))
         if bit.projects(unit):
