@@ -2,12 +2,14 @@
 
     python -m benchmarks.pruning [STEPS]
     python -m benchmarks.pruning distillation [STEPS [SEEDS]]
+    python -m benchmarks.pruning norm_free [STEPS [SEEDS]]
     python -m benchmarks.pruning r50x1
 
 Run after `dvc repro`, on whatever data set that was for. Recovers each for STEPS (default auto) steps and prints
 accuracy on test at once and recovered, that on validation, which choices are made by, and multiply-adds as a share of
 the dense model's; then latency, measured in turns in one run, zeros in the files and their size once compressed.
 distillation: recovery with the fine-tuned model as teacher against plain training of as many steps, on SEEDS (4) seeds.
+norm_free: what norm_free loses against the dense model, all norms and the inner ones, on SEEDS (2) seeds.
 r50x1: seconds and memory that pruning a BiT-R50x1 of random weights at 224 px takes, and whether it converts in each
 scheme.
 """
@@ -39,7 +41,18 @@ from bitlite.training.batches import Images
 from bitlite.training.inference import predict
 from bitlite.training.loop import Run
 from bitlite.training.recipe import Recipe
-from bitlite.workflow.params import Calibrated, Channels, Integers, Magnitude, Mixed, Quantization, Uncalibrated, load
+from bitlite.workflow.params import (
+    Calibrated,
+    Channels,
+    Integers,
+    Magnitude,
+    Mixed,
+    NormFree,
+    Quantization,
+    Recovery,
+    Uncalibrated,
+    load,
+)  # fmt: skip
 from bitlite.workflow.paths import FINETUNED
 from bitlite.workflow.scores import accuracy
 
@@ -51,6 +64,7 @@ QUANTIZATIONS = (
 PLAIN, TAUGHT = {"distillation": 0.0}, {"distillation": 0.5, "temperature": 2.0}
 # As in params.yaml.
 FAST = {"method": "channels", "learning_rate": 0.01, **TAUGHT}
+NORM_FREE = {"method": "norm_free", "batch_size": 64, "distillation": 0.9, "temperature": 2.0}
 KEEP, MAGNITUDE = Channels(keep=0.5, **FAST), Magnitude(method="magnitude", sparsity=0.8)
 
 
@@ -64,7 +78,7 @@ class Bench:
         self.run = Run.on_dataset(params.finetune, params.seed)
         self.test = Images(*dataset.read("test", self.dense.architecture.image_size))
 
-    def pruned(self, entry: Channels | Magnitude, seed: int = 0) -> tuple[Bit, Bit, int]:
+    def pruned(self, entry: Recovery, seed: int = 0) -> tuple[Bit, Bit, int]:
         """The dense model pruned at once, then recovered, and in how many steps."""
         entry, run = entry.model_copy(update={"steps": self.steps}), replace(self.run, seed=seed)
         at_once = prune(self.dense, entry, partial(sampled, run, self.dense))
@@ -117,6 +131,29 @@ def distillation(steps: str = "auto", seeds: str = "4") -> None:
             print(f"{name:16} mean {split:10} {'':8} {'':9} {gain:+8.4f}", flush=True)
 
 
+def norm_free(steps: str = "auto", seeds: str = "2") -> None:
+    """Print what freezing norms loses of the dense model's accuracy, seed by seed."""
+    bench = Bench(steps)
+    dense = bench.accuracies(bench.dense)
+    print(f"{'norms':6} {'seed':>4} {'':10} {'dense':>8} {'at once':>8} {'recovered':>9} {'lost':>8}", flush=True)
+    for norms in ("all", "inner"):
+        losses = []
+        for seed in range(int(seeds)):
+            at_once, recovered, _ = bench.pruned(NormFree(norms=norms, **NORM_FREE), seed)
+            found = zip(
+                ("test", "validation"), dense, bench.accuracies(at_once), bench.accuracies(recovered), strict=True
+            )
+            for split, full, before, after in found:
+                print(
+                    f"{norms:6} {seed:4} {split:10} {full:8.4f} {before:8.4f} {after:9.4f} {full - after:+8.4f}",
+                    flush=True,
+                )
+                losses.append((split, full - after))
+        for split in ("test", "validation"):
+            mean = np.mean([lost for each, lost in losses if each == split])
+            print(f"{norms:6} mean {split:10} {'':27} {mean:+8.4f}", flush=True)
+
+
 def files(dense: Bit, channels: Bit, magnitude: Bit, calibration: np.ndarray) -> None:
     """Print latency, zeros and compressed size of the pruned models' files."""
     height, width = dense.architecture.image_size
@@ -152,6 +189,7 @@ def r50x1() -> None:
         for key in ("keep", "target_macs")
         for importance in ("norm", "taylor")
     }
+    entries["norm_free"] = NormFree(method="norm_free")
     print(f"{'':26} {'seconds':>7} {'GB':>5} {'macs':>6}", flush=True)
     for name, entry in entries.items():
         # A process of its own, for a peak of its own.
@@ -164,9 +202,11 @@ def r50x1() -> None:
         shares = f"{time.perf_counter() - start:7.1f} {peak:5.2f} {smaller.macs / bit.macs:6.3f}"
         print(f"{name:26} {shares}", flush=True)
         os._exit(0)
-    smaller = prune(bit, entries["keep 0.5, norm"], sample)
-    for entry in QUANTIZATIONS:
-        print(f"{entry.scheme}: {len(converted(smaller, entry, images.pixels[:4])) / 1e6:.1f} MB", flush=True)
+    for name in ("keep 0.5, norm", "norm_free"):
+        smaller = prune(bit, entries[name], sample)
+        for entry in QUANTIZATIONS:
+            size = len(converted(smaller, entry, images.pixels[:4])) / 1e6
+            print(f"{name:26} {entry.scheme:10} {size:6.1f} MB", flush=True)
 
 
 def converted(bit: Bit, entry: Quantization, calibration: np.ndarray) -> bytes:
@@ -176,4 +216,4 @@ def converted(bit: Bit, entry: Quantization, calibration: np.ndarray) -> bytes:
 
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:] or ["auto"]
-    {"r50x1": r50x1, "distillation": distillation}.get(what, partial(main, what))(*arguments)
+    {"r50x1": r50x1, "distillation": distillation, "norm_free": norm_free}.get(what, partial(main, what))(*arguments)

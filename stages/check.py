@@ -16,6 +16,7 @@ from bitlite.training import limits
 from bitlite.training.recipe import finetuning_recipe_on_dataset, recovery_recipe
 from bitlite.workflow.command import run
 from bitlite.workflow.errors import under
+from bitlite.workflow.files import write_bytes
 from bitlite.workflow.params import Calibrated, Mixed, keyed, load
 from bitlite.workflow.paths import BACKBONE
 
@@ -47,7 +48,7 @@ def main() -> None:
         if isinstance(entry, Calibrated) and (told := calibration.shortfall(entry, images, len(labels))):
             print(f"quantization.{name}.{told}")
 
-    CHECKED.write_text("params.yaml fits data set and backbone\n")
+    write_bytes(CHECKED, b"params.yaml fits data set and backbone\n")
 
 
 if __name__ == "__main__":

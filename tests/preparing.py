@@ -28,10 +28,10 @@ def noise(seed: int, height=9, width=12) -> Image.Image:
 
 
 def png(image: Image.Image) -> bytes:
-    return encoded_as("PNG", image)
+    return encoded(image, "PNG")
 
 
-def encoded_as(kind: str, image: Image.Image, **settings) -> bytes:
+def encoded(image: Image.Image, kind: str, **settings) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **settings)
     return buffer.getvalue()

@@ -1,5 +1,6 @@
 import io
 import math
+import os
 import tarfile
 import tempfile
 import time
@@ -547,3 +548,17 @@ def test_archive_can_t_write_outside_its_place(tmp_path, monkeypatch):
     Path("evil.tar.gz").write_bytes(packed(tmp_path / "evil", "../../written"))
     assert "evil.tar.gz" in refusal("evil.tar.gz")
     assert not (tmp_path / "written").exists()
+
+
+def test_archive_with_links_is_read_and_they_lead_nowhere_else(saved_model, tmp_path):
+    """Two files of equal content are one in an archive of hard links, such as DVC's cache makes."""
+    folder = saved_model(with_published_head().weights)
+    (folder / "variables" / "variables.index").rename(tmp_path / "index")
+    os.link(tmp_path / "index", folder / "a")
+    os.link(tmp_path / "index", folder / "variables" / "variables.index")
+    (folder / "b").symlink_to("/etc/hostname")
+    Path("linked.tar.gz").write_bytes(packed(folder))
+    assert "linked.tar.gz" in refusal("linked.tar.gz")
+    (folder / "b").unlink()
+    Path("linked.tar.gz").write_bytes(packed(folder))
+    assert_weights(fetch(Backbone(name="linked.tar.gz")), published())

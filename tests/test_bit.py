@@ -178,6 +178,7 @@ DAMAGES = {
     "no text": lambda d: (d / "architecture.json").write_bytes(b"\xff"),
     "a field less": change_json(groups=None),
     "a field more": change_json(colour="red"),
+    "frozen norms without deviations": change_json(frozen_norms=["resnet/group_norm"]),
     "weights cut short": lambda d: (d / "weights.npz").write_bytes((d / "weights.npz").read_bytes()[:1000]),
     "empty weights": lambda d: (d / "weights.npz").write_bytes(b""),
     "a bit flipped": flip_a_bit,

@@ -87,7 +87,12 @@ LAST = "resnet/block3/unit04/*"
         ({"method": "n_m", "zeros": 2, "of": 4}, ""),
         ({"method": "n_m", "zeros": 2, "of": 5}, "pruning.new.of is 5: 2 of 5 weights can't be zero in resnet/blo"),
         ({"method": "n_m", "layers": ["resnet/root*"]}, "pruning.new.of is 4: 2 of 4 weights can't be zero in resnet/"),
+        ({"method": "norm_free"}, ""),
+        ({"method": "norm_free", "norms": "auto", "target_norms": 0.9}, ""),
+        ({"method": "norm_free", "norms": "auto", "target_norms": 0.1}, "pruning.new.target_norms is 0.1, but without"),
         # Each part is of the BiT that the parts before it leave.
+        (combine(UNITS, {"method": "norm_free"}), ""),
+        (combine({"method": "norm_free"}, {"method": "norm_free"}), "pruning.new.parts[1].norms is all: these are fro"),
         (combine(KEEP, {"method": "n_m", "zeros": 2, "of": 4}), ""),
         (
             combine({"method": "channels", "keep": 0.44}, {"method": "n_m", "zeros": 2, "of": 4}),
@@ -206,20 +211,47 @@ def test_parts_are_the_fewest_that_leave_room():
     assert [limits.parts(24, outputs, weights, memory[images]) for images in (24, 12, 8, 1)] == [1, 2, 3, 24]
     assert limits.parts(24, outputs, weights, memory[12] - 1) == 3
     assert limits.parts(24, outputs, weights, 0) == 24
-    assert limits.parts(7, outputs, weights, memory[1] * 2) in (1, 7)
+    assert limits.parts(7, outputs, weights, limits.bytes_needed(6, outputs, weights) / limits.ROOM) == 7
 
 
 def test_memory_is_what_a_container_may_take(tmp_path, monkeypatch):
     machine = limits.host_memory()
     total = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
     assert machine == pytest.approx(int(total.split()[1]) * 1024, rel=0.01) or machine < int(total.split()[1]) * 1024
-    limited, unlimited = tmp_path / "limited", tmp_path / "unlimited"
-    limited.write_text("123456789\n")
-    unlimited.write_text("max\n")
-    monkeypatch.setattr(limits, "CGROUPS", (unlimited, tmp_path / "missing", limited))
+    monkeypatch.setattr(limits, "_limits", lambda: iter([123456789, 2**62]))
     assert limits.host_memory() == 123456789
-    monkeypatch.setattr(limits, "CGROUPS", (unlimited, tmp_path / "missing"))
+    monkeypatch.setattr(limits, "_limits", lambda: iter([]))
     assert limits.host_memory() >= machine
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        # A container, which sees its own group alone; of version 1 it is told the host's path.
+        ("0::/\n", {"memory.max": "1000\n"}, [1000]),
+        ("5:cpu,cpuacct:/\n4:memory:/docker/1f\n0::/\n", {"memory/memory.limit_in_bytes": "1000\n"}, [1000]),
+        # A job of Slurm or systemd, in a group within one that is limited too.
+        (
+            "0::/slurm/job_1/step_0\n",
+            {
+                "slurm/job_1/step_0/memory.max": "max\n",
+                "slurm/job_1/memory.max": "1000\n",
+                "slurm/memory.max": "2000\n",
+            },
+            [1000, 2000],
+        ),
+        ("4:memory:/a:b c\n", {"memory/a:b c/memory.limit_in_bytes": "1000\n"}, [1000]),
+        ("0::/\n", {}, []),
+        (None, {"memory.max": "1000\n"}, []),
+    ],
+)
+def test_limits_are_those_of_all_groups_around_a_process(tmp_path, own, files, expected):
+    if own is not None:
+        (tmp_path / "own").write_text(own)
+    for name, content in files.items():
+        (tmp_path / "cgroups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cgroups" / name).write_text(content)
+    assert list(limits._limits(tmp_path / "own", tmp_path / "cgroups")) == expected
 
 
 @pytest.mark.parametrize(("says", "expected"), [("40960\\n16384\\n", 16384 * 2**20), ("No devices were found\\n", 0)])

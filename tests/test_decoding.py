@@ -7,18 +7,13 @@ import numpy as np
 import pytest
 from picture_files import png_chunk, png_file, tiff_file
 from PIL import Image
+from preparing import encoded
 
 from bitlite.images import decoding, depth
 from bitlite.images.depth import Kind, Span, Unreadable
 
 RANDOM = np.random.default_rng(0)
 RGB = RANDOM.integers(256, size=(9, 14, 3), dtype=np.uint8)
-
-
-def encoded(image: Image.Image, kind: str, **settings) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **settings)
-    return buffer.getvalue()
 
 
 def shown(content: bytes, **settings) -> np.ndarray:
@@ -97,13 +92,14 @@ def test_the_range_is_that_of_all_images_of_a_kind():
         (between(-(2**31), 2**31 - 1, dtype="i4"), -(2**31), 2**31 - 1),
         (between(0, 2**32 - 1, dtype="u4"), 0, 2**32 - 1),
         (between(0, 60_000, dtype="i4"), 0, 65535),
+        (between(2 * 10**9, 2 * 10**9 + 85, dtype="i4"), 2 * 10**9, 2 * 10**9 + 85),
         (between(0, 1000, dtype="f4") / np.float32(1000), 0, 1),
         (between(0, 65535, dtype="f4"), 0, 65535),
         (between(0, 255, dtype="f4"), 0, 255),
         (between(-2, 6, dtype="f4"), -2, 6),
         (between(-128, 127, dtype="i1"), -128, 127),
     ],
-    ids=["int16", "int32", "uint32", "int32 of 16 bits", "0..1", "0..65535", "0..255", "negative", "int8"],
+    ids=["int16", "int32", "uint32", "16 bits", "a few of many", "0..1", "0..65535", "0..255", "negative", "int8"],
 )
 def test_signed_long_and_float_tiffs(values, low, high):
     (image,) = set_shown(tiff_of(values))
@@ -195,6 +191,15 @@ def test_the_transparent_colour_of_a_png_of_16_bits():
         expected = levels(values, 0, 4095)
         expected[clear] = 255
         np.testing.assert_array_equal(set_shown(content)[0], expected)
+
+
+def test_transparent_pixels_do_not_widen_the_range():
+    """Where 65535 stands for no value, as in maps and scans."""
+    values = between(0, 4095)
+    values[2, 3] = 65535
+    (image,) = set_shown(grey_png(values, before=png_chunk(b"tRNS", struct.pack(">H", 65535))))
+    values[2, 3] = 4095
+    np.testing.assert_array_equal(image, levels(values, 0, 4095))
 
 
 @pytest.mark.parametrize("turn", [6, 3, 5])
@@ -444,6 +449,8 @@ def test_own_bytes_are_kept_where_all_decoders_agree(kind):
     if kind == "PNG":
         for mode in ("RGBA", "LA", "P", "1"):
             assert not decoding.see(encoded(image.convert(mode), kind)).kept
+        clear = png_chunk(b"tRNS", struct.pack(">3H", *RGB[2, 3]))
+        assert not decoding.see(png_file(RGB, bits=8, color=2, before=clear)).kept
         assert not decoding.see(grey_png(between(0, 65535))).kept
 
 

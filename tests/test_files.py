@@ -1,11 +1,18 @@
+import errno
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from bitlite.workflow.files import read_csv, remove, whole, write_csv, write_json
+from bitlite.workflow.files import read_csv, remove, whole, write_bytes, write_csv, write_json
+
+ROOT = Path(__file__).parents[1]
 
 
 def write_file(path: Path, content: str) -> None:
@@ -94,6 +101,73 @@ def test_killed_process_leaves_the_old_and_the_next_one_cleans_up(tmp_path, writ
     with whole(tmp_path / "out") as temporary:
         write(temporary, "new")
     assert tree(tmp_path) == expected("new")
+
+
+OVERLAID = """
+mount -t tmpfs tmpfs "$1" && cd "$1" && mkdir -p image/below image/out/old upper work seen &&
+mount -t overlay overlay -o userxattr,lowerdir=image,upperdir=upper,workdir=work seen || exit 77
+"$2" -c '
+import os
+from pathlib import Path
+from bitlite.workflow.files import whole
+try:
+    os.rename("seen/below", "seen/elsewhere")
+except OSError as error:
+    print(error.strerror)
+with whole(Path("seen/out")) as temporary:
+    Path(temporary, "new").mkdir(parents=True)
+print(*sorted(str(path) for path in Path("seen").rglob("*")))
+'
+"""
+
+
+def test_a_directory_of_a_container_s_image_is_replaced(tmp_path):
+    """Of the lower layer of an overlayfs, which moves none: a real one, in a mount namespace of its own."""
+    if not shutil.which("unshare"):
+        pytest.skip("unshare, which makes mount namespaces, is Linux's")
+    command = ["unshare", "--mount", "--map-root-user", "sh", "-c", OVERLAID, "sh", str(tmp_path), sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip(f"no overlayfs can be mounted here: {done.stderr.strip()}")
+    assert done.stdout.splitlines() == ["Invalid cross-device link", "seen/below seen/out seen/out/new"], done.stderr
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EBUSY])
+def test_a_directory_that_can_t_be_moved_is_replaced_if_the_file_system_is_why(tmp_path, monkeypatch, number):
+    """EXDEV is overlayfs's; EBUSY is a mount point's, which can't be replaced."""
+    move = os.replace
+
+    def replace(source, target):
+        if Path(source) == tmp_path / "out":
+            raise OSError(number, os.strerror(number), str(source))
+        move(source, target)
+
+    write_directory(tmp_path / "out", "old")
+    monkeypatch.setattr(os, "replace", replace)
+    with nullcontext() if number == errno.EXDEV else pytest.raises(OSError), whole(tmp_path / "out") as temporary:
+        write_directory(temporary, "new")
+    kept = "new" if number == errno.EXDEV else "old"
+    assert tree(tmp_path) == {"out": None, "out/below": None, f"out/below/{kept}": kept}
+
+
+def test_a_linked_directory_keeps_its_place_and_scratch_lies_beside_what_it_becomes(tmp_path):
+    """models/ on another disk: nothing is moved from disk to disk."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "models").symlink_to(tmp_path / "disk")
+    for content in ("old", "new"):
+        with whole(tmp_path / "models" / "out") as temporary:
+            assert temporary.resolve().is_relative_to(tmp_path / "disk")
+            write_directory(temporary, content)
+    assert (tmp_path / "models").is_symlink()
+    assert tree(tmp_path / "disk") == {"out": None, "out/below": None, "out/below/new": "new"}
+
+
+def test_a_file_linked_into_a_cache_is_replaced_and_the_cache_s_copy_stays(tmp_path):
+    """As DVC's cache.type symlink links outputs."""
+    (tmp_path / "cached").write_text("old")
+    (tmp_path / "out").symlink_to("cached")
+    write_bytes(tmp_path / "out", b"new")
+    assert tree(tmp_path) == {"out": "new", "cached": "old"}
 
 
 def test_what_is_removed_leaves_nothing_of_killed_processes(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from preparing import encoded_as, files, noise, png, prepared, refusal, stored, write_folder
+from preparing import encoded, files, noise, png, prepared, refusal, stored, write_folder
 
 from bitlite.images import dataset
 from bitlite.sources.folder import source
@@ -303,11 +303,11 @@ def test_files_beside_images_are_told_once_by_kind(tmp_path, capsys):
 def test_raw_files_and_heic_beside_a_jpeg_are_companions_and_else_problems(tmp_path, capsys):
     folder = write(tmp_path / "folder", "ant/", "bee/")
     for name in ("ant/0.NEF", "ant/1.dng", "ant/2.HEIC"):
-        (folder / name).write_bytes(encoded_as("TIFF", noise(0)))
+        (folder / name).write_bytes(encoded(noise(0), "TIFF"))
     assert len(source(folder, skip=False).splits["train"]) == 8
     assert "left out (3): 1 .dng, 1 .heic, 1 .nef\n" in capsys.readouterr().err
     for name in ("bee/9.NEF", "bee/9.dng"):
-        (folder / name).write_bytes(encoded_as("TIFF", noise(0)))
+        (folder / name).write_bytes(encoded(noise(0), "TIFF"))
     assert refused(folder).startswith(
         "files that can't be read as images, raw files of cameras, to be exported as JPEG (2): "
         f"{folder / 'bee/9.NEF'}, {folder / 'bee/9.dng'}; mend this"
@@ -325,14 +325,14 @@ def test_images_are_known_by_their_first_bytes_whatever_their_names(tmp_path):
             "photo.bak": "BMP",
         }.items()
     ):
-        (folder / "ant" / name).write_bytes(encoded_as(kind, noise(5000 + number)))
+        (folder / "ant" / name).write_bytes(encoded(noise(5000 + number), kind))
     assert len(source(folder, skip=False).splits["train"]) == 13
 
 
 def test_formats_that_readme_does_not_name_are_not_decoded(tmp_path):
     folder = write(tmp_path / "folder", "ant/", "bee/")
     for number, (name, kind) in enumerate({"a.ppm": "PPM", "b.ico": "ICO", "c.png": "TGA"}.items()):
-        (folder / "ant" / name).write_bytes(encoded_as(kind, noise(5000 + number, 16, 16)))
+        (folder / "ant" / name).write_bytes(encoded(noise(5000 + number, 16, 16), kind))
     paths = ", ".join(str(folder / "ant" / name) for name in ("a.ppm", "b.ico", "c.png"))
     assert f"files that can't be read as images, none of JPEG, PNG, BMP, WEBP, GIF, TIFF (3): {paths}" in refused(
         folder
@@ -433,7 +433,7 @@ def test_folder_that_may_not_be_listed_is_told_in_one_line():
 
 def huge_gif() -> bytes:
     """A GIF that claims to be of 60,000 x 60,000 pixels."""
-    content = encoded_as("GIF", noise(0))
+    content = encoded(noise(0), "GIF")
     return content[:6] + struct.pack("<HH", 60_000, 60_000) + content[10:]
 
 
@@ -449,10 +449,10 @@ REASONS = {
     "empty": (b"", "empty"),
     "zeros": (bytes(5000), "nothing but zeros, as a broken copy leaves them"),
     "truncated PNG": (png(noise(0))[:200], "truncated"),
-    "truncated JPEG": (encoded_as("JPEG", noise(0, 90, 90))[:2000], "truncated"),
-    "truncated WebP": (encoded_as("WEBP", noise(0, 90, 90))[:2000], "truncated"),
-    "truncated GIF": (encoded_as("GIF", noise(0, 90, 90))[:2000], "truncated"),
-    "truncated BMP": (encoded_as("BMP", noise(0, 90, 90))[:2000], "truncated"),
+    "truncated JPEG": (encoded(noise(0, 90, 90), "JPEG")[:2000], "truncated"),
+    "truncated WebP": (encoded(noise(0, 90, 90), "WEBP")[:2000], "truncated"),
+    "truncated GIF": (encoded(noise(0, 90, 90), "GIF")[:2000], "truncated"),
+    "truncated BMP": (encoded(noise(0, 90, 90), "BMP")[:2000], "truncated"),
     "without pixels": (png(noise(0)).replace(b"IDAT", b"IDAX"), "damaged"),
     "large GIF": (huge_gif(), "more than 179 megapixels, to be made smaller"),
     "large PNG": (large_png(), "more than 179 megapixels, to be made smaller"),
@@ -483,8 +483,8 @@ def test_each_reason_is_counted(tmp_path):
     folder = write(tmp_path, "ant/", "bee/")
     for number in range(12):
         (folder / "ant" / f"phone{number:02}.jpg").write_bytes(REASONS["HEIC"][0])
-    (folder / "ant" / "z1.jpg").write_bytes(encoded_as("JPEG", noise(1, 90, 90))[:1000])
-    (folder / "ant" / "z2.jpg").write_bytes(encoded_as("JPEG", noise(2, 90, 90))[:2000])
+    (folder / "ant" / "z1.jpg").write_bytes(encoded(noise(1, 90, 90), "JPEG")[:1000])
+    (folder / "ant" / "z2.jpg").write_bytes(encoded(noise(2, 90, 90), "JPEG")[:2000])
     message = refused(folder)
     assert "HEIC, as phones take photos, to be converted to JPEG (12): " in message
     assert f"truncated (2): {folder / 'ant/z1.jpg'}, {folder / 'ant/z2.jpg'}" in message

@@ -93,14 +93,14 @@ def damaged(prepared):
 
 
 @pytest.mark.parametrize(
-    "cut", ["nothing left", "first length", "record", "between records", "last length", "last record"]
+    "cut", ["nothing left", "first length", "record", "between records", "last length", "last record", "last checksum"]
 )
 def test_truncated_file_is_named(damaged, cut):
     directory, path, last = damaged
     content = path.read_bytes()
     ends = {
         "nothing left": 0, "first length": 5, "record": 40, "between records": last, "last length": last + 3,
-        "last record": len(content) - 9,
+        "last record": len(content) - 9, "last checksum": len(content) - 2,
     }  # fmt: skip
     path.write_bytes(content[: ends[cut]])
     with pytest.raises(InputError) as error:

@@ -36,3 +36,23 @@ def test_peak_memory_is_that_since_the_restart():
     assert peak_memory_mb() - before > 90
     if sys.platform == "linux":
         assert peak_memory_mb(restart=True) - before < 10
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        # gVisor's /proc has no peak, and no clear_refs.
+        ("Name:\tpython\nVmSize:\t    9000 kB\nVmRSS:\t    1000 kB\n", 1.024),
+        ("Name:\tpython\nVmHWM:\t    2000 kB\nVmRSS:\t    1000 kB\n", 2.048),
+    ],
+)
+def test_peak_memory_where_it_can_t_be_restarted(status, expected, tmp_path):
+    (tmp_path / "status").write_text(status)
+    (tmp_path / "clear_refs").mkdir()
+    assert peak_memory_mb(restart=True, proc=tmp_path) == expected
+
+
+def test_peak_memory_without_proc_is_what_the_system_counts(tmp_path):
+    before = peak_memory_mb(proc=tmp_path / "none")
+    held = np.ones(int(before * 1e6) + 100_000_000, np.uint8)  # more than was ever held
+    assert peak_memory_mb(restart=True, proc=tmp_path / "none") == pytest.approx(before + held.nbytes / 1e6, rel=0.5)

@@ -1,7 +1,5 @@
 """A .tflite file run by interpreters side by side, against one interpreter by itself."""
 
-import os
-
 import numpy as np
 import pytest
 
@@ -33,7 +31,7 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize("scheme", ["float32", "int8"])
 @pytest.mark.parametrize("processors", [1, 2, 5])
 def test_interpreters_side_by_side_give_what_one_gives(files, scheme, processors, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    monkeypatch.setattr(runtime, "cores", lambda: processors)
     expected = runtime.Classifier(files[scheme]).logits(PHOTOS)
     assert np.array_equal(runtime.logits(files[scheme], PHOTOS), expected)
     # Rows differ, so that another order would show.
@@ -47,7 +45,7 @@ def test_images_may_be_decoded_as_they_are_run(files):
 
 @pytest.mark.parametrize(("share", "interpreters"), [(0.5, 1), (1, 1), (2.5, 2), (99, 4)])
 def test_large_files_have_fewer_interpreters(files, share, interpreters, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(runtime, "cores", lambda: 4)
     monkeypatch.setattr(runtime, "WEIGHTS_BYTES", int(share * files["float32"].stat().st_size))
     made, classifier = [], runtime.Classifier
     monkeypatch.setattr(runtime, "Classifier", lambda path: made.append(path) or classifier(path))

@@ -70,6 +70,7 @@ def test_last_image_of_a_class_stays_in_training_and_others_do_not_make_up_for_i
 
 def test_splits_do_not_depend_on_order():
     found = entries(50, 7, 3, 1)
+    found += [entry._replace(where=Path(f"{entry.where} elsewhere"), label=1) for entry in found[:25]]
     expected = dict(zip(found, splitting.assign(found, validation=0.3, test=0.3), strict=True))
     shuffled = random.Random(0).sample(found, len(found))
     again = splitting.assign(shuffled, validation=0.3, test=0.3)
@@ -118,6 +119,13 @@ def test_training_images_leave_whose_group_a_later_split_has():
     clean = splitting.without_leaks({"train": train, "test": test})
     assert [entry.where for entry in clean["train"]] == [Path("0 0"), Path("0 1")]
     assert clean["test"] == test
+
+
+def test_training_images_leave_whose_group_holds_a_copy_of_a_test_image():
+    train = grouped(entries(6), 2)
+    test = [train[3]._replace(where=Path("copy"), group="another video")]
+    clean = splitting.without_leaks({"train": train, "test": test})
+    assert clean == {"train": [*train[:2], *train[4:]], "test": test}
 
 
 def test_copies_of_an_image_share_a_split():

@@ -55,6 +55,7 @@ class Clone:
 
     def __init__(self, directory: Path):
         self.directory = directory
+        directory.mkdir(parents=True)
         names = subprocess.check_output(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=PROJECT, text=True
         )
@@ -63,13 +64,13 @@ class Clone:
                 (directory / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(PROJECT / name, directory / name, follow_symlinks=False)
         self.run("git", "init", "-q")
-        self.run("git", "commit", "-q", "--allow-empty", "-m", "start")
+        self.commit("--allow-empty")
 
-    def run(self, *command: str, check: bool = True) -> str:
-        """Standard output and error of `command`, run with this Python's programs first on the PATH."""
+    def run(self, *command: str, check: bool = True, below: str = ".") -> str:
+        """Standard output and error of `command`, run `below` with this Python's programs first on the PATH."""
         done = subprocess.run(
             command,
-            cwd=self.directory,
+            cwd=self.directory / below,
             check=False,
             text=True,
             stdout=subprocess.PIPE,
@@ -77,7 +78,7 @@ class Clone:
             env={
                 **os.environ,
                 "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-                **{f"GIT_{who}_{what}": "test@test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+                "GIT_CONFIG_GLOBAL": os.devnull,  # nobody has said who he is
             },
         )
         assert not check or done.returncode == 0, done.stdout
@@ -122,9 +123,9 @@ class Clone:
     def write_params(self, params: dict) -> None:
         (self.directory / "params.yaml").write_text(yaml.safe_dump(params))
 
-    def commit(self) -> None:
+    def commit(self, *options: str) -> None:
         self.run("git", "add", "-A")
-        self.run("git", "commit", "-q", "-m", "a run")
+        self.run("git", "-c", "user.name=test", "-c", "user.email=test@test", "commit", "-q", "-m", "a run", *options)
 
     def json(self, name: str) -> dict:
         return json.loads((self.directory / name).read_text())
@@ -132,8 +133,8 @@ class Clone:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Clone:
-    """The project after `dvc repro` on PARAMS, committed."""
-    clone = Clone(tmp_path_factory.mktemp("clone"))
+    """The project after `dvc repro` on PARAMS, committed. It lies where programs that quote badly stumble."""
+    clone = Clone(tmp_path_factory.mktemp("Größe ñ 模型") / "my clone")
     random = np.random.default_rng(0)
     for channel, name in enumerate(("blue", "green", "red")):
         (clone.directory / "images" / name).mkdir(parents=True)
@@ -321,3 +322,54 @@ def test_a_changed_scheme_reruns_what_hangs_on_it_and_shows_in_metrics_diff(clon
     ]
     assert not any("dense-float32" in row[0] for row in rows)
     assert "quantization.small.scheme" in clone.run("dvc", "params", "diff")
+
+
+def test_a_sub_folder_runs_the_same(clone):
+    assert "up to date" in clone.run("dvc", "status", "../dvc.yaml", below="stages")
+    assert "Running stage" not in clone.run("dvc", "repro", "../dvc.yaml", below="stages")
+
+
+def test_outputs_may_be_links_into_a_cache_elsewhere_and_stages_do_not_write_through_them(clone, tmp_path):
+    """As docs/systems.md has it for another disk."""
+    before = clone.outputs()
+    shutil.copytree(clone.directory / ".dvc" / "cache", tmp_path / "other disk")
+    clone.run("dvc", "cache", "dir", "--local", str(tmp_path / "other disk"))
+    clone.run("dvc", "config", "--local", "cache.type", "symlink")
+    clone.run("dvc", "checkout", "--relink")
+    written = [
+        clone.directory / name for name in ("data/.params", "data/.checked", "models/tflite/dense-float32.tflite")
+    ]
+    assert all(path.is_symlink() for path in written)
+    for stage in ("params", "check", "convert dense float32"):
+        clone.run(sys.executable, "-m", *f"stages.{stage}".split())
+    assert not any(path.is_symlink() for path in written)
+    assert clone.outputs() == before
+    assert clone.repro().ran == set()
+
+
+@pytest.mark.parametrize(("folder", "refused"), [("models", True), ("data", True), ("plots", False)])
+def test_a_link_to_another_disk_is_refused_where_dvc_refuses_it(tmp_path, folder, refused):
+    clone = Clone(tmp_path / "clone")
+    clone.write_params(PARAMS)
+    (tmp_path / "other disk").mkdir()
+    (clone.directory / folder).symlink_to(tmp_path / "other disk")
+    done = clone.repro("download@backbone", check=False)
+    assert done.ran == ({"params"} if refused else {"params", "download@backbone"})
+    told = f"DVC refuses links out of the Git repository ({folder}"
+    assert [line.startswith(told) for line in done.output.splitlines()].count(True) == refused
+    if refused:  # as DVC does itself, but later
+        stage = clone.directory / "stages" / "params.py"
+        stage.write_text(stage.read_text().replace("if links := linked_out()", "if links := ()"))
+        assert "is outside of git repository" in clone.repro("download@backbone", check=False).output
+
+
+def test_a_link_to_another_disk_is_taken_without_git(tmp_path):
+    clone = Clone(tmp_path / "clone")
+    clone.write_params(PARAMS)
+    shutil.rmtree(clone.directory / ".git")
+    assert "is not a git repository" in clone.repro(check=False).output
+    clone.run("dvc", "config", "--local", "core.no_scm", "true")
+    (tmp_path / "other disk").mkdir()
+    (clone.directory / "models").symlink_to(tmp_path / "other disk")
+    assert clone.repro("download@backbone").ran == {"params", "download@backbone"}
+    assert (tmp_path / "other disk" / "backbone" / "weights.npz").exists()

@@ -84,6 +84,7 @@ class Bit:
         try:
             fields = json.loads((directory / "architecture.json").read_text())
             fields["image_size"], fields["labels"] = tuple(fields["image_size"]), tuple(fields["labels"])
+            fields["frozen_norms"] = dict(fields.get("frozen_norms", {}))
             return cls(Architecture(**fields), read_npz(directory / "weights.npz"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{directory} holds no BiT (architecture.json and weights.npz): {error}") from error

@@ -29,8 +29,8 @@ TRANSPARENT = "nothing to see: all pixels are transparent"
 SKETCH = 128
 # Rows or columns below which many images look alike: digits do.
 LEAST_LOOK = 48
-# The lowest 8 of 32 rows of the discrete cosine transform.
-COSINES = np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1))
+# The lowest 8 of 32 rows of the discrete cosine transform, times 2**16: integers add up alike on all machines.
+COSINES = np.rint(2**16 * np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1))).astype(np.int64)
 
 
 class Seen(NamedTuple):
@@ -77,8 +77,6 @@ def see(content: bytes, *, background: str = "white") -> Seen:
     """
     image = _opened(content)
     if samples := _samples(content, image):
-        if samples.alpha is not None and not samples.alpha.any():
-            raise Unreadable(TRANSPARENT)
         return Seen(samples.digest(), True, False, None, samples.kind, samples.used, samples.declared)
     image.load()
     if image.has_transparency_data and image.convert("RGBA").getextrema()[-1] == (0, 0):
@@ -106,7 +104,8 @@ def _opened(content: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise _unread_samples(content) or error from error
+        # Pillow's own text names an address in memory.
+        raise _unread_samples(content) or UnidentifiedImageError(f"none of {', '.join(FORMATS)}") from error
     # Pillow spreads the values of a PNG's pixels over 8 bits, but not the one that it says is transparent.
     spread = {"L;2": 85, "L;4": 17}.get(_layout(image), 1)
     if spread > 1 and "transparency" in image.info:
@@ -176,7 +175,7 @@ def _look(image: Image.Image) -> int | None:
     """Which of the lowest 8 by 8 frequencies of a grey image of 32 by 32 pixels are above their median, as 64 bits."""
     if min(image.size) < LEAST_LOOK:
         return None
-    grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), np.float64)
+    grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), np.int64)
     low = COSINES @ grey @ COSINES.T
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
 
@@ -213,7 +212,10 @@ def _samples(content: bytes, image: Image.Image) -> Samples | None:
     if "transparency" in image.info:  # the one colour that a PNG may call so
         clear = values == image.info["transparency"]
         alpha = 1 - (clear if grey else clear.all(-1)).astype(np.float32)
-    used = Span(values.min().item(), values.max().item())
+    seen = values if alpha is None else values[alpha > 0]
+    if not seen.size:
+        raise Unreadable(TRANSPARENT)
+    used = Span(seen.min().item(), seen.max().item())
     ranges = [[np.ravel(tags[tag]) for tag in pair] for pair in TIFF_RANGES if all(tag in tags for tag in pair)]
     declared = [Span(float(low.min()), float(high.max())) for low, high in ranges]
     significant = _significant_bits(content) if image.format == "PNG" else None

@@ -50,7 +50,7 @@ class Samples(NamedTuple):
     # 0 (transparent) to 1, [height, width]; None: opaque.
     alpha: np.ndarray | None
     kind: Kind
-    # From the least value to the largest.
+    # From the least value to the largest, but for transparent pixels.
     used: Span
     # The range that the file gives.
     declared: Span | None = None

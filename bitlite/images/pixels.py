@@ -1,11 +1,12 @@
 """The images of a split as an array that memory need not hold."""
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+
+from bitlite.workflow.cores import cores
 
 
 class Pixels:
@@ -24,7 +25,7 @@ class Pixels:
         kept = min(count, cache_mb * 10**6 // max(1, math.prod(self.shape[1:])))
         # Memory that is not written to is not taken.
         self._cache, self._cached = np.empty((kept, *self.shape[1:]), np.uint8), np.zeros(count, bool)
-        self._threads = ThreadPoolExecutor(os.cpu_count())
+        self._threads = ThreadPoolExecutor(cores())
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -44,7 +45,7 @@ class Pixels:
             for place in places:
                 pixels[place] = self._image(chosen[place])
 
-        list(self._threads.map(fill, np.array_split(np.flatnonzero(~cached), os.cpu_count())))
+        list(self._threads.map(fill, np.array_split(np.flatnonzero(~cached), cores())))
         return pixels
 
     def _image(self, number: int) -> np.ndarray:

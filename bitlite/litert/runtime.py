@@ -1,7 +1,6 @@
 """Running and inspecting .tflite files with LiteRT. No TensorFlow."""
 
 import math
-import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from bitlite.litert.operators import convolutions
 from bitlite.litert.signature import Tensor
+from bitlite.workflow.cores import cores
 
 # Interpreters side by side, of which each holds the file's weights once more, take no more bytes for them than this.
 WEIGHTS_BYTES = 2 * 10**9
@@ -70,7 +70,7 @@ def logits(path: Path, pixels: np.ndarray) -> np.ndarray:
     def run(number: int) -> np.ndarray:
         return own.classifier._run(pixels[number][None])
 
-    count = max(1, min(os.cpu_count(), WEIGHTS_BYTES // path.stat().st_size))
+    count = max(1, min(cores(), WEIGHTS_BYTES // path.stat().st_size))
     with ThreadPoolExecutor(count, initializer=start) as threads:
         found = threads.map(run, range(len(pixels)))
         return np.stack(list(tqdm(found, "classify", len(pixels), leave=False, disable=None)))

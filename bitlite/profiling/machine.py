@@ -3,6 +3,7 @@
 import platform
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 # Flags of /proc/cpuinfo by which XNNPACK chooses its code for int8 on x86 and ARM, the fastest first.
@@ -31,12 +32,19 @@ def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return f"{name} ({best})" if best else name
 
 
-def peak_memory_mb(restart: bool = False) -> float:
-    """The most memory that this process has held so far, in 10^6 bytes; `restart` counts from this call on (Linux)."""
-    if sys.platform == "darwin":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+def peak_memory_mb(restart: bool = False, proc: Path = Path("/proc/self")) -> float:
+    """The most memory that this process has held so far, in 10^6 bytes.
+
+    `restart` counts from this call on, where the system can, which macOS and sandboxes can't. Where Linux's /proc keeps
+    no peak, as gVisor's, it is what the process holds now.
+    """
     if restart:
-        Path("/proc/self/clear_refs").write_text("5")
-    # Linux's ru_maxrss would begin with the memory of the parent process.
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024 / 1e6
+        with suppress(OSError):
+            (proc / "clear_refs").write_text("5")
+    status = {}
+    with suppress(OSError):
+        status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
+    if held := status.get("VmHWM") or status.get("VmRSS"):
+        return int(held.split()[0]) * 1024 / 1e6
+    # Linux's begins with the memory of the parent process.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -69,6 +69,8 @@ def without_units(bit: Bit, entry: Units, units: list[str]) -> Bit:
 
 def without(bit: Bit, units: list[str]) -> Bit:
     """`bit` without the units of these paths."""
-    return bit.with_weights(
-        {name: value for name, value in bit.weights.items() if not any(name.startswith(f"{unit}/") for unit in units)}
-    )
+
+    def rest(by_name: dict) -> dict:
+        return {name: each for name, each in by_name.items() if not any(name.startswith(f"{unit}/") for unit in units)}
+
+    return bit.with_weights(rest(bit.weights), frozen_norms=rest(bit.architecture.frozen_norms))

@@ -1,12 +1,16 @@
 """The methods of pruning, by the entry of params.yaml that asks for them."""
 
+from functools import partial
+
 from bitlite.bit import network
 from bitlite.bit.weights import Bit
 from bitlite.pruning import cutting
+from bitlite.pruning.freezing import frozen, losses_frozen
 from bitlite.pruning.importance import Sample, by_norm, by_taylor, loss_with
+from bitlite.pruning.norms import to_freeze
 from bitlite.pruning.zeros import zeroed
 from bitlite.training.inference import inference, mean_loss
-from bitlite.workflow.params import NM, Channels, Magnitude, Pruning, Units
+from bitlite.workflow.params import NM, Channels, Magnitude, NormFree, Pruning, Units
 
 
 def prune(bit: Bit, entry: Pruning, sample: Sample) -> Bit:
@@ -24,11 +28,18 @@ def prune(bit: Bit, entry: Pruning, sample: Sample) -> Bit:
                 bit = cutting.without_channels(bit, part, importance, loss)
             case Units():
                 bit = cutting.without_units(bit, part, by_absence(bit, sample))
+            case NormFree():
+                bit = frozen(bit, to_freeze(bit, part, partial(losses_frozen, bit, sample())), sample())
     return bit
 
 
 def by_absence(bit: Bit, sample: Sample) -> list[str]:
     """The removable units, those first whose absence, each by itself, raises the loss on the sample least."""
-    images, units = list(sample()), cutting.removable(bit)
-    losses = {unit: mean_loss(inference(network.build(cutting.without(bit, [unit]))), images) for unit in units}
+    units = cutting.removable(bit)
+    losses = {unit: loss(cutting.without(bit, [unit]), sample) for unit in units}
     return sorted(units, key=losses.get)
+
+
+def loss(bit: Bit, sample: Sample) -> float:
+    """Mean cross-entropy of `bit` on the sample."""
+    return mean_loss(inference(network.build(bit)), sample())

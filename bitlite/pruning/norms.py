@@ -1,52 +1,52 @@
-"""Norms frozen: their statistics become constants, fitted on training images."""
+"""Which norms are to be frozen. NumPy only."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable
 
-import numpy as np
-import tensorflow as tf
-
-from bitlite.bit import network
+from bitlite.bit.names import FINAL_NORM
 from bitlite.bit.weights import Bit
-from bitlite.training.batches import Batch
+from bitlite.workflow.errors import WrongValue
+from bitlite.workflow.params import NormFree
 
 
-class _Freezing(network.GroupNorm):
-    """A GroupNorm that is replaced by the multiply and add nearest to it on the images it is called with."""
+def to_freeze(bit: Bit, entry: NormFree, losses: Callable[[list[str]], dict[str, float]]) -> list[str]:
+    """Paths of the norms of `bit`, in running order, that `entry` freezes.
 
-    def call(self, inputs):
-        outputs = super().call(inputs)  # [images, height, width, channels]
-        means, variances = tf.nn.moments(inputs, axes=[0, 1, 2])  # [channels]
-        means_out = tf.reduce_mean(outputs, axis=[0, 1, 2])
-        covariances = tf.reduce_mean((inputs - means) * (outputs - means_out), axis=[0, 1, 2])
-        scale = tf.math.divide_no_nan(covariances, variances)
-        shift = means_out - means * scale
-        self.constants = scale, shift
-        return inputs * scale + shift
-
-
-def frozen(bit: Bit, norms: Collection[str], batches: Iterable[Batch]) -> Bit:
-    """`bit` with these of its norms frozen, each to the linear regression of its outputs on its inputs.
-
-    For each channel, over all pixels of the images of `batches`; front to back, each in the network whose earlier norms
-    are frozen already.
+    `auto` freezes until at most the share `target_norms` of the multiplications of all norms is left, those norms first
+    whose freezing costs least for each multiplication saved. `losses` gives the loss on training images with each norm
+    of a list frozen by itself. Raises WrongValue if no norm is left to freeze, or if the target is out of reach.
     """
-    model = network.build(bit)
+    exact = [path for path in bit.norms if path not in bit.architecture.frozen_norms]
+    chosen = [path for path in exact if path in bit.inner_norms] if entry.norms == "inner" else exact
+    if not chosen:
+        raise WrongValue(f"norms is {entry.norms}: these are frozen already")
+    if entry.norms != "auto":
+        return chosen
+    saved = {path: of_exact - of_frozen for path, (of_exact, of_frozen) in multiplications(bit).items()}
+    whole = sum(of_exact for of_exact, _ in multiplications(bit).values())
+    left = whole - sum(saved[path] for path in bit.architecture.frozen_norms)
+    if (least := (left - sum(saved[path] for path in exact)) / whole) > entry.target_norms:
+        raise WrongValue(f"target_norms is {entry.target_norms:g}, but without any norm {least:.3f} are left")
+    found, losses_alone = set(), losses(exact)
+    for path in sorted(exact, key=lambda path: losses_alone[path] / saved[path]):
+        if left <= entry.target_norms * whole:
+            break
+        found.add(path)
+        left -= saved[path]
+    return [path for path in exact if path in found]
 
-    def freezing(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
-        if layer.name not in norms:
-            return layer
-        return _Freezing(layer.groups, name=layer.name)
 
-    changed = tf.keras.models.clone_model(model, clone_function=freezing)
-    network.set_weights(changed, bit.weights)
-    changed(np.concatenate([pixels for pixels, _ in batches]))
-    weights, deviations = dict(bit.weights), dict(bit.architecture.frozen_norms)
-    for path in norms:
-        scale, shift = (each.numpy() for each in changed.get_layer(path).constants)
-        gamma = bit.weights[f"{path}/gamma"]
-        ratio = np.median(np.abs(gamma[scale != 0] / scale[scale != 0])) if np.any(scale) else 1.0
-        deviations[path] = 2.0 ** round(math.log2(ratio))
-        weights[f"{path}/gamma"] = (scale * deviations[path]).astype(np.float32)
-        weights[f"{path}/beta"] = shift
-    return bit.with_weights(weights, frozen_norms=deviations)
+def multiplications(bit: Bit) -> dict[str, tuple[int, int]]:
+    """How many each norm takes for an image, by its path: exact, and frozen.
+
+    An exact norm squares every value and multiplies it, a frozen one multiplies it. Inside a bottleneck the convolution
+    before it does that.
+    """
+    pixels = {each.path: math.prod(each.size) for each in bit.convolutions}
+    read = {}
+    for unit in bit.units:
+        # Only b has a stride, so a gives as many pixels as it reads.
+        read |= {unit.norm("a"): pixels[unit.conv("a")], unit.norm("b"): pixels[unit.conv("a")]}
+        read |= {unit.norm("c"): pixels[unit.conv("b")], FINAL_NORM: pixels[unit.conv("c")]}
+    values = {path: count * bit.weights[f"{path}/gamma"].size for path, count in read.items()}
+    return {path: (2 * count, 0 if path in bit.inner_norms else count) for path, count in values.items()}

@@ -5,8 +5,9 @@ import numpy as np
 from bitlite.bit.names import HEAD, ROOT
 from bitlite.bit.weights import Bit
 from bitlite.pruning import cutting
+from bitlite.pruning.norms import to_freeze
 from bitlite.workflow.errors import WrongValue, under
-from bitlite.workflow.params import NM, Channels, Magnitude, Pruning, Units, keyed
+from bitlite.workflow.params import NM, Channels, Magnitude, NormFree, Pruning, Units, keyed
 
 
 def rehearsed(bit: Bit, entry: Pruning) -> Bit:
@@ -26,12 +27,19 @@ def rehearsed(bit: Bit, entry: Pruning) -> Bit:
                 case Units():
                     units = cutting.removable(bit)
                     bit, lasting = cutting.without_units(bit, part, units), cutting.without(lasting, units)
+                case NormFree():
+                    bit, lasting = _norm_free(bit, part), _norm_free(lasting, part)
     return lasting
 
 
 def _narrower(bit: Bit, entry: Channels) -> Bit:
     alike = {norm: np.ones(bit.groups(norm)) for norm in bit.inner_norms}
     return cutting.without_channels(bit, entry, alike, lambda kept: 0.0, quick=True)
+
+
+def _norm_free(bit: Bit, entry: NormFree) -> Bit:
+    norms = to_freeze(bit, entry, lambda norms: dict.fromkeys(norms, 0.0))
+    return bit.with_weights(bit.weights, frozen_norms=bit.architecture.frozen_norms | dict.fromkeys(norms, 1.0))
 
 
 def pruned_kernels(bit: Bit, entry: Magnitude | NM) -> set[str]:

@@ -13,7 +13,7 @@ from bitlite.workflow.errors import InputError, listed, one_line
 
 # By this file one knows the directory of a prepared set.
 INFO = "dataset_info.json"
-# Asked for an answer, before a set is downloaded that does not say where from.
+# Asked for an answer before a set is downloaded that names no address.
 TFDS_SITE = "https://storage.googleapis.com/tfds-data"
 # For its answer. TFDS itself would try again for minutes.
 TIMEOUT_S = 10

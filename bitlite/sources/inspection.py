@@ -1,6 +1,5 @@
 """Each image of a source is looked at once: whether it can be read, what it is known by, how it will be stored."""
 
-import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ from typing import NamedTuple, TypeVar
 from bitlite.images import decoding, depth
 from bitlite.images.decoding import Seen
 from bitlite.images.depth import Kind, Span, Unreadable
+from bitlite.workflow.cores import cores
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 # Where an image is, in a source of one's own choice, and what brings its file's bytes.
@@ -19,9 +19,9 @@ class Inspection(NamedTuple):
     """What is known of a source's images."""
 
     # Of each image that can be shown, what only equal images share: SHA-256 of pixels as they are shown, whatever the
-    # file's format; of more than 8 bits, of the samples that the file holds. Of images too large for their sketch to
-    # tell all, it is that of the sketch, and only of those that share it that of all pixels behind it. So the order of
-    # digests, by which splits are drawn, does not change with other images.
+    # file's format; of more than 8 bits, of the samples that the file holds. That of a large image is of its sketch,
+    # with that of all pixels behind it if others share the sketch: so the order of digests, by which splits are drawn,
+    # does not change with other images.
     digests: dict[Hashable, bytes]
     # Their perceptual hashes, None of small images.
     looks: dict[Hashable, int | None]
@@ -42,7 +42,7 @@ class Inspection(NamedTuple):
 
 
 def inspect(located: Callable[[Collection | None], Iterable[Located]], background: str = "white") -> Inspection:
-    """Decode every image of a source once, on all cores; again only what can't be told apart else.
+    """Decode every image of a source once, on all cores, and again those that can't be told apart otherwise.
 
     located: goes through the images at some places, or with None through all, and is called once or twice.
     """
@@ -67,12 +67,12 @@ def inspect(located: Callable[[Collection | None], Iterable[Located]], backgroun
 
 def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """The results in order, computed in a thread for each core. Few of them ever wait, so few items are in memory."""
-    cores = os.cpu_count()
+    count = cores()
     waiting = deque()
-    with ThreadPoolExecutor(cores) as threads:
+    with ThreadPoolExecutor(count) as threads:
         for item in items:
             waiting.append(threads.submit(function, item))
-            if len(waiting) > 2 * cores:
+            if len(waiting) > 2 * count:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

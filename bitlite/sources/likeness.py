@@ -1,8 +1,8 @@
-"""Images that look alike, though no pixel may be the same: thumbnails, crops' neighbours, JPEG encoded anew."""
+"""Images that look alike, though no pixel may be the same: thumbnails, JPEG encoded anew."""
 
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import product
+from itertools import chain, product
 
 import numpy as np
 
@@ -24,23 +24,25 @@ def alike(splits: dict[str, list[Entry]]) -> Iterator[tuple[tuple[str, Entry], t
             if entry.look is not None:
                 with_look[entry.look].setdefault((split, entry.label), entry)
     looks = np.array(sorted(with_look), np.uint64)
-    for one, other in sorted({(int(look), int(look)) for look in looks} | _near(looks)):
+    for one, other in chain(((look, look) for look in with_look), _near(looks)):
         for (place, first), (another, second) in product(with_look[one].items(), with_look[other].items()):
             if place != another and first.digest != second.digest and (one != other or place < another):
                 yield (place[0], first), (another[0], second)
 
 
-def _near(looks: np.ndarray) -> set[tuple[int, int]]:
-    """Pairs of different looks, uint64 [looks] in order, that are APART or less."""
-    pairs = set()
-    # Looks that differ in so many bits agree in one of one more parts.
-    for part in np.array_split(np.arange(64, dtype=np.uint64), APART + 1):
-        keys = looks >> part[0] & np.uint64(2 ** len(part) - 1)
-        order = np.argsort(keys, kind="stable")
-        for same in np.split(order, np.flatnonzero(np.diff(keys[order])) + 1):
+def _near(looks: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Pairs of different looks, uint64 [looks], that are APART or less. None is kept: there may be very many."""
+    earlier = []
+    # Looks that differ in so many bits agree in one of one more parts; in the first such part the pair is found.
+    for part in np.array_split(np.arange(64), APART + 1):
+        mask = np.uint64(sum(1 << int(bit) for bit in part))
+        order = np.argsort(looks & mask, kind="stable")
+        for same in np.split(order, np.flatnonzero(np.diff((looks & mask)[order])) + 1):
             bucket = looks[same]
             for place, look in enumerate(bucket):
-                rest = bucket[place + 1 :]
-                near = rest[np.bitwise_count(rest ^ look) <= APART]
-                pairs.update((int(look), int(other)) for other in near)
-    return pairs
+                differ = bucket[place + 1 :] ^ look
+                near = np.bitwise_count(differ) <= APART
+                for before in earlier:
+                    near &= differ & before != 0
+                yield from ((int(look), int(look ^ bits)) for bits in differ[near])
+        earlier.append(mask)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from bitlite.images.decoding import FORMATS
 from bitlite.images.depth import Unreadable
 from bitlite.workflow.errors import one_line
 
@@ -90,5 +89,5 @@ def reason(path: Path, error: Exception) -> str:
     if shorter or "truncated" in str(error).lower():
         return "truncated"
     if isinstance(error, UnidentifiedImageError):
-        return "damaged" if MAGIC.match(content) else f"none of {', '.join(FORMATS)}"
+        return "damaged" if MAGIC.match(content) else str(error)
     return f"damaged, {re.sub(' *[0-9]+', '', one_line(error))}"

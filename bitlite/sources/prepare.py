@@ -1,6 +1,7 @@
 """Prepares the data set that params.yaml names: opens its source, draws splits, drops copies, writes."""
 
 import sys
+from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from bitlite.images import dataset
 from bitlite.sources import catalog, digits, folder, splits, tfds_set, tree
 from bitlite.sources.likeness import alike
 from bitlite.sources.source import Entry, Source
-from bitlite.workflow.errors import InputError, listed, one_line
+from bitlite.workflow.errors import LISTED, InputError, listed, one_line
 from bitlite.workflow.params import Dataset
 from bitlite.workflow.paths import DATASET, found
 
@@ -122,16 +123,18 @@ def _report(source: str, found: dict[str, list[Entry]], kept: dict[str, list[Ent
 
 def _report_alike(source: str, chosen: dict[str, list[Entry]]) -> None:
     """Print which images look alike without being equal, but are in different splits or classes."""
-    kinds = {"splits": [], "classes": []}
+    counts, first = Counter(), defaultdict(list)
     for (split, one), (another, other) in alike(chosen):
-        kinds["splits" if split != another else "classes"].append(f"{one.where} and {other.where}")
-    for kind, pairs in kinds.items():
-        if pairs:
-            print(
-                f"{source}: {len(pairs)} pairs of images in different {kind} that look alike, such as thumbnails and a "
-                f"picture encoded twice do: {listed(pairs)}",
-                file=sys.stderr,
-            )
+        kind = "splits" if split != another else "classes"
+        counts[kind] += 1
+        if counts[kind] <= LISTED:
+            first[kind].append(f"{one.where} and {other.where}")
+    for kind, pairs in sorted(first.items()):
+        print(
+            f"{source}: {counts[kind]} pairs of images in different {kind} that look alike, such as thumbnails and a "
+            f"picture encoded twice do: {listed(pairs)}",
+            file=sys.stderr,
+        )
 
 
 def _counted(places: list, kind: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from operator import attrgetter
 
 from bitlite.images.dataset import SPLITS
 from bitlite.sources.source import Entry
@@ -27,7 +28,8 @@ def assign(entries: list[Entry], *, validation: float, test: float) -> list[str]
     (Webster's method), but an image of each stays in training. Images that copies or groups link, be it through
     others, share a split.
     """
-    label_of = {entry.digest: entry.label for entry in entries}
+    # Of the labels that copies have the highest, whatever their order.
+    label_of = {entry.digest: entry.label for entry in sorted(entries, key=attrgetter("label"))}
     units = _by_place(_linked(entries), label_of)
     training = Counter(label_of.values())
 
@@ -83,14 +85,14 @@ def _by_place(units: list[list[bytes]], label_of: dict[bytes, int]) -> list[list
 
 
 def without_leaks(splits: dict[str, list[Entry]]) -> dict[str, list[Entry]]:
-    """Each split without the images that a later one has, or has of their group: validation is later, test the last."""
-    clean, later = {}, set()
-    for name in reversed(SPLITS):
-        if name in splits:
-            clean[name] = [entry for entry in splits[name] if entry.digest not in later and entry.group not in later]
-            later.update(entry.digest for entry in splits[name])
-            later.update(entry.group for entry in splits[name] if entry.group is not None)
-    return clean
+    """Each split without the images that copies or groups, be it through others, link to a later one's.
+
+    Validation is later than training, and test the last.
+    """
+    latest = {entry.digest: split for split in SPLITS for entry in splits.get(split, ())}
+    for unit in _linked([entry for entries in splits.values() for entry in entries]):
+        latest |= dict.fromkeys(unit, max((latest[digest] for digest in unit), key=SPLITS.index))
+    return {split: [entry for entry in entries if latest[entry.digest] == split] for split, entries in splits.items()}
 
 
 def few_of_each(entries: list[Entry], labels: tuple[str, ...], number: int) -> list[Entry]:

@@ -85,7 +85,7 @@ def _inspected(
 ) -> tuple[dict[str, list[Entry]], Callable[[str, list[Entry]], Iterator[Example]]]:
     """The images of `splits` that have a label, by split and number, and what fetches some of a split.
 
-    Raises InputError naming an image that can't be read.
+    Raises InputError naming images that can't be read.
     """
     labels = {}
 
@@ -103,8 +103,9 @@ def _inspected(
         return in_parallel(lambda one: (seen.stored((split, one[0]), one[1][0]), one[1][1]), numbered)
 
     seen = inspect(located, background)
-    for (split, number), error in seen.failed.items():
-        raise InputError(f"dataset.name is {name!r}, whose image {number} of {split} can't be read: {one_line(error)}")
+    if seen.failed:
+        told = listed(f"{number} of {split}, {one_line(error)}" for (split, number), error in seen.failed.items())
+        raise InputError(f"dataset.name is {name!r}, whose images can't be read ({len(seen.failed)}): {told}")
     entries = defaultdict(list)
     for kind, span in seen.spans.items():
         print(f"{name}: in images of {kind} samples {span} is shown as black to white", file=sys.stderr)

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bitlite.bit.weights import Bit
@@ -21,8 +21,10 @@ BYTES_AN_OUTPUT, BYTES_A_WEIGHT, BYTES_ANYWAY = 9, 40, 10**9
 LAYERS_AT_ONCE = 4
 # Share of the memory that `batch_split: auto` fills: images and other programs take some.
 ROOM = 0.75
-# What a container may take, by version of Linux's cgroups.
-CGROUPS = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
+# Where Linux's control groups tell what they may take, by what their versions are called in /proc/self/cgroup: folder
+# and file.
+CGROUPS = Path("/sys/fs/cgroup")
+CGROUP_FILES = {"": (".", "memory.max"), "memory": ("memory", "memory.limit_in_bytes")}
 
 
 def check(recipe: Recipe, bit: Bit, *, devices: int = 1, trainable: str = "all") -> None:
@@ -93,12 +95,21 @@ def kept_outputs(layers: Iterable[tuple[int, bool]]) -> int:
 
 
 def host_memory() -> int:
-    """Bytes of memory that this machine has, or that this container may take."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in CGROUPS:
-        with contextlib.suppress(OSError, ValueError):  # there is none, or it is "max"
-            found.append(int(path.read_text()))
-    return min(found)
+    """Bytes of memory that this machine has, or that this container or job may take."""
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_limits()])
+
+
+def _limits(own: Path = Path("/proc/self/cgroup"), cgroups: Path = CGROUPS) -> Iterator[int]:
+    """Bytes that each control group which this process is in, directly or not, may take, as far as it has a limit."""
+    for line in own.read_text().splitlines() if own.exists() else ():
+        _, version, group = line.split(":", 2)
+        if version in CGROUP_FILES:
+            folder, file = CGROUP_FILES[version]
+            # A container may see its own group as the outermost, yet be told the path that the host has for it.
+            within = Path(group.lstrip("/"))
+            for each in (within, *within.parents):
+                with contextlib.suppress(OSError, ValueError):  # there is none, or it is "max"
+                    yield int((cgroups / folder / each / file).read_text())
 
 
 def gpu_memory() -> int:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from bitlite.bit import network
 from bitlite.training import limits
 from bitlite.training.hyperrule import MOMENTUM
 from bitlite.training.recipe import Recipe
@@ -96,7 +95,7 @@ def training_step(
 
 def _fitting_parts(model: tf.keras.Model, images: int) -> int:
     """The fewest parts in which a device of this machine can hold a step of `model` on so many images."""
-    layers = [layer for layer in model.layers if layer.weights and not isinstance(layer, network.GroupNorm)]
+    layers = [layer for layer in model.layers if isinstance(layer, tf.keras.layers.Conv2D)]
     outputs = limits.kept_outputs((math.prod(each.output_shape[1:]), each.trainable) for each in layers)
     gpu = tf.config.list_physical_devices("GPU")
     memory = limits.gpu_memory() if gpu else limits.host_memory()

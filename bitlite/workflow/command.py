@@ -1,14 +1,26 @@
 """The command line of a stage."""
 
+import errno
 import inspect
 import sys
 from collections.abc import Callable
 
-from bitlite.workflow.errors import InputError
+from bitlite.workflow.errors import InputError, one_line
+
+# What is not the code's to mend: no permission, a read-only or full disk.
+REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 
 def run(main: Callable[..., None]) -> None:
-    """Call a stage's `main` with the command line's arguments. An InputError ends it with one line, exit code 1."""
+    """Call a stage's `main` with the command line's arguments.
+
+    An InputError, or one of the system's REFUSALS, ends it with one line, exit code 1. So does a locale that is not of
+    UTF-8, as names of classes and texts in files are: they would be taken for others.
+    """
+    if (encoding := sys.getfilesystemencoding()) != "utf-8":
+        sys.exit(
+            f"this locale makes Python take texts and file names, which are UTF-8, for {encoding}: set PYTHONUTF8=1"
+        )
     try:
         inspect.signature(main).bind(*sys.argv[1:])
     except TypeError:
@@ -17,6 +29,10 @@ def run(main: Callable[..., None]) -> None:
         main(*sys.argv[1:])
     except InputError as error:
         sys.exit(str(error))
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        sys.exit(one_line(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)  # as shells have it: 128 and the number of the signal

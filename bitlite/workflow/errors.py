@@ -37,8 +37,10 @@ def one_line(error: object) -> str:
 
 def listed(items: Iterable) -> str:
     """The first LISTED items in one line, and how many more there are. What can't be printed is escaped."""
+    items = list(items)
     names = [
-        "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(item)) for item in items
+        "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(item))
+        for item in items[:LISTED]
     ]
-    more = [f"and {len(names) - LISTED} more"] if len(names) > LISTED else []
-    return ", ".join(names[:LISTED] + more)
+    more = [f"and {len(items) - LISTED} more"] if len(items) > LISTED else []
+    return ", ".join(names + more)

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and read again."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -26,11 +27,22 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         yield scratch / path.name
         (scratch / path.name).lstat()  # raises before the old is touched
-        if path.is_dir():  # which os.replace does not replace; moved, it is never seen half deleted
-            os.replace(path, scratch / f"{path.name}-replaced")
+        if path.is_dir():  # which os.replace does not replace
+            _put_away(path, scratch / f"{path.name}-replaced")
         os.replace(scratch / path.name, path)
     finally:
         shutil.rmtree(scratch)
+
+
+def _put_away(directory: Path, place: Path) -> None:
+    """Move it, so that it is never seen half deleted; or remove it, where it can't be moved."""
+    try:
+        os.replace(directory, place)
+    except OSError as error:
+        # overlayfs moves no directory of a lower layer, such as one of a container's image.
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.rmtree(directory)
 
 
 def remove(path: Path) -> None:

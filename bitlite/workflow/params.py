@@ -185,12 +185,24 @@ class Units(Recovery):
     remove: Positive = 1
 
 
+class NormFree(Recovery):
+    method: Literal["norm_free"]
+    norms: Literal["all", "inner", "auto"] = "all"
+    target_norms: ProperShare | None = None
+
+    @model_validator(mode="after")
+    def _target_for_auto(self):
+        if (self.norms == "auto") != (self.target_norms is not None):
+            raise ValueError("norms: auto needs target_norms, and nothing else has it")
+        return self
+
+
 class Combine(Section):
     """Several methods one after the other, each with its own recovery."""
 
     method: Literal["combine"]
     parts: Annotated[
-        tuple[Annotated[Magnitude | NM | Channels | Units, Field(discriminator="method")], ...],
+        tuple[Annotated[Magnitude | NM | Channels | Units | NormFree, Field(discriminator="method")], ...],
         Field(min_length=2, strict=False),
     ]
 
@@ -298,7 +310,7 @@ class Compare(Section):
     objective: Literal["size", "latency", "accuracy"] = "size"
 
 
-Pruning = Annotated[NoPruning | Magnitude | NM | Channels | Units | Combine, Field(discriminator="method")]
+Pruning = Annotated[NoPruning | Magnitude | NM | Channels | Units | NormFree | Combine, Field(discriminator="method")]
 Quantization = Annotated[Uncalibrated | Integers | Mixed, Field(discriminator="scheme")]
 
 
@@ -349,6 +361,8 @@ def load(path: Path = Path("params.yaml")) -> Params:
     try:
         # DVC reads YAML 1.2; PyYAML reads 1.1, where 1e-3 is a string and `on` a boolean.
         content = YAML(typ="safe", pure=True).load(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} is not here: run this in the project's own folder") from None
     except (OSError, ValueError, YAMLError) as error:
         raise InputError(f"{path} cannot be read: {one_line(error)}") from error
     try:

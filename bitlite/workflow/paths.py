@@ -23,6 +23,16 @@ def project() -> Path:
     return next((folder for folder in above if (folder / "dvc.yaml").is_file()), Path())
 
 
+def linked_out() -> list[Path]:
+    """Folders of outputs that DVC keeps and that lie outside of the Git repository, as links do that lead there.
+
+    DVC refuses them, after the stage has run: it can't write to their .gitignore. Without Git it takes them.
+    """
+    repository = next((each for each in (Path.cwd(), *Path.cwd().parents) if (each / ".git").exists()), Path("/"))
+    folders = (DATASET.parent, BACKBONE.parent, PRUNED, TFLITE)
+    return [each for each in folders if not each.resolve().is_relative_to(repository.resolve())]
+
+
 def found(path: str) -> Path:
     """What lies at `path`, where ~ is the home folder; a relative one is of this folder, or else of the project's."""
     try:

@@ -1,0 +1,50 @@
+"""How a stage ends that this system does not let work: with one line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+
+
+def ended(main: str, **environment: str) -> subprocess.CompletedProcess:
+    """A process in which `main`, an expression, is run as a stage's."""
+    code = f"from pathlib import Path; from bitlite.workflow.command import run; run(lambda: {main})"
+    # Of a locale that is set as a whole, Python takes no other for it.
+    changed = {**os.environ, "PYTHONPATH": str(PROJECT), **environment}
+    return subprocess.run([sys.executable, "-c", code], env=changed, capture_output=True, encoding="utf-8")
+
+
+def test_a_locale_that_is_not_of_utf_8_is_refused():
+    done = ended("print('never')", LC_ALL="C", PYTHONUTF8="0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "for ascii: set PYTHONUTF8=1" in done.stderr
+
+
+@pytest.mark.parametrize("environment", [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "1"}, {"LC_ALL": "no.UTF-8"}])
+def test_a_system_without_a_locale_has_utf_8(environment):
+    done = ended("print('Größe 模型')", **environment)
+    assert (done.stdout, done.stderr) == ("Größe 模型\n", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_a_full_disk_is_told_in_one_line():
+    done = ended("Path('/dev/full').write_text('text')")
+    assert (done.returncode, done.stderr) == (1, "[Errno 28] No space left on device\n")
+
+
+def test_what_may_not_be_written_is_told_in_one_line(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    if os.access(tmp_path / "closed", os.W_OK):
+        pytest.skip("nothing is closed to this user")
+    done = ended(f"Path({str(tmp_path / 'closed' / 'file')!r}).touch()")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert str(tmp_path / "closed" / "file") in done.stderr
+
+
+def test_other_errors_of_the_system_keep_their_traceback():
+    assert "Traceback" in ended("Path('/').rmdir()").stderr
