@@ -16,7 +16,7 @@ from bitlite.profiling.operators import Operator
 from bitlite.profiling.profile import Recording
 from bitlite.pruning.freezing import frozen
 from bitlite.tflite import conversion
-from bitlite.workflow.params import Integers, Uncalibrated
+from bitlite.workflow.params import Integers, Mixed, Uncalibrated
 
 SIZE = (24, 16)
 
@@ -33,7 +33,9 @@ def files(bit, tmp_path_factory):
     photos = np.random.default_rng(0).integers(256, size=(4, *SIZE, 3), dtype=np.uint8)
     schemes = {name: Uncalibrated(scheme=name) for name in ("float32", "float16", "dynamic")}
     schemes["winograd"] = Uncalibrated(scheme="float32", winograd=True)
-    for name, entry in {**schemes, "int8": Integers(scheme="int8", calibration_images=4)}.items():
+    schemes["int8"] = Integers(scheme="int8", calibration_images=4)
+    schemes["int8_mixed"] = Mixed(scheme="int8_mixed", calibration_images=4)
+    for name, entry in schemes.items():
         (directory / f"{name}.tflite").write_bytes(conversion.convert(bit, entry, photos))
     return {path.stem: path for path in directory.iterdir()}
 
@@ -175,7 +177,7 @@ def test_what_xnnpack_does_not_take_is_named(tmp_path):
     assert profile.delegated(file, recording) == pytest.approx(3 / 4)
 
 
-@pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int8", "winograd"])
+@pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int8", "int8_mixed", "winograd"])
 def test_delegated_operators_are_those_of_the_interpreter(files, scheme):
     path = files[scheme]
     file = operators.read(path)

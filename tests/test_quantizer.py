@@ -8,7 +8,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from test_tflite import bit_of, photos
 
 from bitlite.bit import network
-from bitlite.bit.names import HEAD, ROOT
+from bitlite.bit.names import HEAD, POOL, ROOT, unit
 from bitlite.tflite import calibration, conversion, convolutions, mixed, quantizer, scaling
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.params import Integers, Mixed, Uncalibrated
@@ -77,6 +77,29 @@ def test_just_what_keep_float_names_stays_float(patterns, kept, bit, float32, pa
     assert float_kernels(content, bit) == set(filter(kept, paths))
     types = {path: layer.type for path, layer in convolutions.find(content, paths).items()}
     assert types == {path: "float32" if kept(path) else "int8" for path in paths}
+
+
+def movers(content):
+    """The types of the operators that only move values, by the name of what they give."""
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    (subgraph,) = model.subgraphs
+    kinds = {"PAD", "SLICE", "CONCATENATION", "MAX_POOL_2D"}
+    outputs = [
+        subgraph.tensors[each.outputs[0]]
+        for each in subgraph.operators
+        if flatbuffer_utils.opcode_to_name(model, each.opcodeIndex) in kinds
+    ]
+    return {each.name.decode(): flatbuffer_utils.type_to_name(each.type).lower() for each in outputs}
+
+
+@pytest.mark.parametrize("patterns", [(), (ROOT, "*/proj/*")])
+def test_values_are_moved_in_the_type_of_the_convolution(patterns):
+    bit = bit_of(filters=16, units=(1, 1), root=7, pool=True)
+    found = movers(conversion.convert(bit, Mixed(scheme="int8_mixed", keep_float=patterns), photos(16, seed=1)))
+    kept = [path for path in (ROOT, POOL, unit(2, 1).projection) if patterns]
+    # The root's two slices, packing and padding, the pool and its padding, and a slice and a padding of block 2.
+    assert len(found) == 8
+    assert found == {name: "float32" if name.startswith(tuple(f"bit/{p}/" for p in kept)) else "int8" for name in found}
 
 
 def test_keep_float_that_matches_nothing(bit, float32):

@@ -322,6 +322,21 @@ def test_files_have_only_what_xnnpack_runs_fast(scheme, files):
     assert not {"SQUARED_DIFFERENCE", "TRANSPOSE", "CUSTOM"} & set(operators)
 
 
+@pytest.mark.parametrize(("scheme", "dropped"), [("int8", 2 * 7), ("int8_mixed", 6), ("int16x8", 0), ("float32", 0)])
+def test_sums_have_no_relu_where_integers_end_at_zero(scheme, dropped, files, tmp_path):
+    # Each of 7 norms has one for its variance and one for its output. int8_mixed makes integers of 6 of the outputs.
+    relu = schema.ActivationFunctionType.RELU
+    model = flatbuffer_utils.read_model(str(files[scheme]))
+    (subgraph,) = model.subgraphs
+    ends = (b"/variance", b"/shifted")
+    sums = [each.builtinOptions for each in subgraph.operators if subgraph.tensors[each.outputs[0]].name.endswith(ends)]
+    assert len(sums) == 2 * 7 and sum(each.fusedActivationFunction != relu for each in sums) == dropped
+    for each in sums:
+        each.fusedActivationFunction = relu
+    flatbuffer_utils.write_model(model, str(tmp_path / "model"))
+    assert np.array_equal(runtime.logits(tmp_path / "model", photos(20)), runtime.logits(files[scheme], photos(20)))
+
+
 def test_kernels_are_of_the_schemes_type(bit, files):
     # As TFLite holds them, [outputs, height, width, inputs]; below 1024 values the dynamic scheme leaves them alone.
     kernels = {(value.shape[3], *value.shape[:3]) for value in bit.kernels.values() if value.size >= 1024}

@@ -1,7 +1,7 @@
 """BiT's own names for its layers and weights, such as resnet/block1/unit01/a/standardized_conv2d/kernel.
 
 A path names a layer: a convolution or a norm. The names of its weights are the path with /kernel (and, of the head,
-/bias), or with /gamma and /beta.
+/bias), or with /gamma and /beta. POOL has none.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 
 ROOT = "resnet/root_block/standardized_conv2d"
+POOL = "resnet/root_block/pool"
 FINAL_NORM = "resnet/group_norm"
 HEAD = "resnet/head/conv2d"
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.tools import flatbuffer_utils
 from tqdm import tqdm
 
 from bitlite.bit.weights import Bit
@@ -77,6 +78,21 @@ def find(content: bytes, paths: Collection[str]) -> dict[str, Found]:
             tensor(parts[0].Inputs(0)), tensor(last.Outputs(0)), constants[0][0], sum(size for _, size in constants)
         )
     return found
+
+
+def operators(content: bytes, paths: Collection[str]) -> dict[str, str]:
+    """The types of the operators of these layers, by the names of their outputs.
+
+    A convolution's are itself, and those that bring its image's values to their places.
+    """
+    model = schema.ModelT.InitFromPackedBuf(content)
+    (graph,) = model.subgraphs
+    types = {
+        graph.tensors[each.outputs[0]].name.decode(): flatbuffer_utils.opcode_to_name(model, each.opcodeIndex)
+        for each in graph.operators
+    }
+    starts = tuple(f"{MODEL}/{path}/" for path in paths)
+    return {name: type for name, type in types.items() if name.startswith(starts)}
 
 
 def outputs(content: bytes, least: int) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from litert_quantizer.qtyping import TFLOperationName
 from litert_quantizer.quantizer import Quantizer
 
+from bitlite.bit.names import POOL, ROOT
 from bitlite.tflite import convolutions
 from bitlite.tflite.calibration import Ranges, quiet
 from bitlite.tflite.flatbuffer import compact, with_ranges
@@ -34,14 +35,16 @@ def dynamic(float32: bytes, *, bits: int, least: int = 0) -> bytes:
 
 
 def static(float32: bytes, paths: Collection[str], ranges: Ranges) -> bytes:
-    """`float32` computing the convolutions `paths` in int8, with the `ranges` of their inputs and outputs."""
+    """`float32` computing the convolutions `paths` in int8, with the `ranges` of their inputs and outputs.
+
+    In int8 too is what brings values to their places before one, as padding does, and behind the root.
+    """
     if not paths:
         return float32
     quantizer = Quantizer(float32)
-    for found in convolutions.find(float32, paths).values():
-        quantizer.add_static_config(
-            _just(found.output.name), TFLOperationName.CONV_2D, activation_num_bits=8, weight_num_bits=8
-        )
+    layers = [*paths, POOL] if ROOT in paths else paths
+    for name, type in convolutions.operators(float32, layers).items():
+        quantizer.add_static_config(_just(name), TFLOperationName(type), activation_num_bits=8, weight_num_bits=8)
     return _quantized(quantizer, ranges)
 
 
