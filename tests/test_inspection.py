@@ -1,7 +1,5 @@
 """Folders of images whose pixels are not plain RGB of 8 bits, and what finds copies among them."""
 
-import io
-import os
 import re
 from collections import Counter
 
@@ -79,6 +77,30 @@ def test_images_that_would_be_all_but_black_are_refused(tmp_path):
     assert f"can't be read as images, {reason} (1): {folder / 'ant' / '3.png'}" in refusal(tmp_path / "out", folder)
     directory = prepared(tmp_path / "out", folder, on_error="skip", **SPLIT)
     assert sum(dataset.count(split, directory) for split in dataset.SPLITS) == 19
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda dim: png_file(dim, bits=16, color=0, before=png_chunk(b"sBIT", b"\x10")),
+        lambda dim: tiff_file(dim, {280: (3, [0]), 281: (3, [65535])}),
+    ],
+    ids=["sBIT", "MaxSampleValue"],
+)
+def test_a_declared_range_in_which_images_are_all_but_black_is_refused(tmp_path, content):
+    folder = write(tmp_path / "folder", lambda seed: content(values(seed, 4000)))
+    reason = "all but black: they use less than a 16th of 0..65535, the range that their files give"
+    assert f"can't be read as images, {reason} (20): " in refusal(tmp_path / "out", folder)
+
+
+def test_hot_pixels_hide_no_image_that_would_be_all_but_black(tmp_path):
+    def content(seed: int) -> bytes:
+        found = values(seed, 4095)
+        found[3, 4] = 65535
+        return png_file(found, bits=16, color=0)
+
+    message = refusal(tmp_path / "out", write(tmp_path / "folder", content))
+    assert "all but black: they use less than a 16th of 0..65535, the range of the set's uint16 samples (20)" in message
 
 
 def test_a_set_of_one_value_is_refused(tmp_path):
@@ -200,6 +222,19 @@ def test_a_copy_encoded_anew_under_another_class_is_told(tmp_path):
     )
 
 
+def test_copies_of_8_and_16_bits_share_a_split(tmp_path, capsys):
+    folder = tmp_path / "folder"
+    write(folder, lambda seed: png_file(values(seed, 255), bits=8, color=0))
+    for path in folder.rglob("*.png"):
+        deep = np.asarray(Image.open(path)).astype(np.uint16) * 257
+        (path.parent / f"{path.stem}w.png").write_bytes(png_file(deep, bits=16, color=0))
+    directory = prepared(tmp_path / "out", folder, **SPLIT)
+    assert f"{folder}: 40 images, 20 copies of others: " in capsys.readouterr().err
+    counts = [Counter(image.tobytes() for image in dataset.read(s, (16, 16), directory)[0]) for s in dataset.SPLITS]
+    assert [len(count) for count in counts] == [8, 6, 6]
+    assert all(set(count.values()) == {2} for count in counts)
+
+
 def test_splits_do_not_depend_on_how_images_are_encoded(tmp_path):
     def split_of(folder) -> dict:
         directory = prepared(tmp_path / f"{folder.name} prepared", folder, **SPLIT)
@@ -267,6 +302,17 @@ def test_thumbnails_and_jpegs_encoded_anew_are_told_across_splits_and_classes(tm
         "splits": {frozenset(map(str, pair)) for pair in ((ant, thumbnail), (bee, again))},
         "classes": {frozenset(map(str, (own, torn)))},
     }
+
+
+def test_a_scan_of_16_bits_is_told_to_look_like_its_jpeg(tmp_path, capsys):
+    for split, first in (("train", 0), ("test", 10)):
+        write(tmp_path / split, lambda seed, first=first: encoded(photo(seed + first), "PNG"), each=4)
+    deep, again = tmp_path / "train" / "ant" / "scan.tif", tmp_path / "test" / "ant" / "scan.jpg"
+    grey = photo(50).convert("L")
+    deep.write_bytes(tiff_file(np.asarray(grey).astype(np.uint16) * 257))
+    grey.save(again, quality=90)
+    prepared(tmp_path / "out", tmp_path, validation=0.2)
+    assert re.search(f"1 pairs of images in different splits.*: {again} and {deep}\n", capsys.readouterr().err)
 
 
 def alike(*looks: int, splits=("train", "test")) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageColor, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
+from bitlite.images import depth
 from bitlite.images.depth import Kind, Samples, Span, Unreadable
 
 # As Pillow names them. JPEG takes in MPO: several in one file, as phones write them, of which the first is the photo.
@@ -36,18 +37,20 @@ COSINES = np.rint(2**16 * np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.aran
 class Seen(NamedTuple):
     """What decoding an image once tells of it, without its pixels."""
 
-    # SHA-256 of upright pixels, of all or of some that are evenly spread: images that differ here differ.
-    sketch: bytes
+    # SHA-256 of upright pixels, of all or of some that are evenly spread: images that differ here differ. None of
+    # samples whose range is not known.
+    sketch: bytes | None
     # Whether it is of all pixels: images that agree here are equal.
     exact: bool
     # Whether the prepared data set can hold the file's own bytes.
     kept: bool
     # Its perceptual hash of 64 bits (pHash, Zauner 2010): that of thumbnails and of other encodings differs in a few.
-    # None of small images and of those of more than 8 bits.
+    # None of small images, and of samples whose range is not known.
     look: int | None = None
-    # Of an image of more than 8 bits: what its samples are, the range that they use, and the one that the file gives.
+    # Of an image of more than 8 bits, as `Samples` has them.
     kind: Kind | None = None
     used: Span | None = None
+    bright: float | None = None
     declared: Span | None = None
 
 
@@ -61,23 +64,26 @@ def upright_rgb(content: bytes, *, background: str = "white", spans: Mapping[Kin
     """
     image = _opened(content)
     if samples := _samples(content, image):
-        span = samples.declared or spans.get(samples.kind)
-        if span is None:
+        shown = _shown(samples, background, spans)
+        if shown is None:
             raise Unreadable(f"{samples.kind} samples of which it is not known what is black and what white")
-        return Image.fromarray(samples.shown(span, ImageColor.getrgb(background)))
+        return shown
     image.load()
     return _rgb(_turned(image, image), background)
 
 
-def see(content: bytes, *, background: str = "white") -> Seen:
-    """Decode an image to know it again.
+def see(content: bytes, *, background: str = "white", spans: Mapping[Kind, Span] = {}) -> Seen:
+    """Decode an image to know it again; `background` and `spans` are those of `upright_rgb`.
 
     Raises Unreadable if its samples can't be shown, or all of it is transparent, and whatever Pillow raises of a file
     that is no image.
     """
-    image = _opened(content)
+    image, about = _opened(content), ()
     if samples := _samples(content, image):
-        return Seen(samples.digest(), True, False, None, samples.kind, samples.used, samples.declared)
+        about = samples.kind, samples.used, samples.bright, samples.declared
+        image = _shown(samples, background, spans)
+        if image is None:
+            return Seen(None, False, False, None, *about)
     image.load()
     if image.has_transparency_data and image.convert("RGBA").getextrema()[-1] == (0, 0):
         raise Unreadable(TRANSPARENT)
@@ -85,12 +91,15 @@ def see(content: bytes, *, background: str = "white") -> Seen:
     step = max(1, min(image.size) // SKETCH)
     step -= step % 2 == 0
     sketch = _rgb(_turned(_sampled(image, step), image), background)
-    return Seen(_digest(sketch, step), step == 1, _kept(image), _look(sketch))
+    return Seen(_digest(sketch, step), step == 1, _kept(image), _look(sketch), *about)
 
 
-def digest(content: bytes, *, background: str = "white") -> bytes:
-    """SHA-256 of all pixels of an image of 8 bits: the same for equal images, however they are encoded."""
-    return _digest(upright_rgb(content, background=background), 1)
+def digest(content: bytes, **settings) -> bytes:
+    """SHA-256 of all pixels of an image: the same for equal images, however they are encoded.
+
+    `settings` are those of `upright_rgb`.
+    """
+    return _digest(upright_rgb(content, **settings), 1)
 
 
 def png(image: Image.Image) -> bytes:
@@ -228,10 +237,17 @@ def _samples(content: bytes, image: Image.Image) -> Samples | None:
         alpha,
         Kind(type_, significant if significant != 16 else None),
         used,
+        depth.bright(seen.reshape(-1, 1 if values.ndim == 2 else 3)),
         # A range that the samples leave is not theirs.
         next((span for span in declared if span.low < span.high and span.holds(used)), None),
         inverted=tags.get(PHOTOMETRIC) == 0,
     )
+
+
+def _shown(samples: Samples, background: str, spans: Mapping[Kind, Span]) -> Image.Image | None:
+    """How they look in RGB of 8 bits, if their range is known."""
+    span = samples.declared or spans.get(samples.kind)
+    return span and Image.fromarray(samples.shown(span, ImageColor.getrgb(background)))
 
 
 def _colours(content: bytes, layout: str) -> tuple[np.ndarray, np.ndarray | None]:
