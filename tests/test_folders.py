@@ -212,10 +212,33 @@ def test_split_alone_tells_of_the_others_beside_it(tmp_path, capsys):
     assert capsys.readouterr().err == f"{tmp_path / 'train'}: {told}"
 
 
-def test_folders_that_hold_the_same_folders_are_told(tmp_path, capsys):
-    write(tmp_path, "indoor/cat/", "indoor/dog/", "outdoor/cat/", "outdoor/dog/")
-    assert source(tmp_path, skip=False).labels == ("indoor", "outdoor")
-    assert "taken for classes, though what lies in each may be the classes, cat, dog (2): " in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "tops",
+    [("trainset", "testset"), ("train", "eval"), ("trn", "tst"), ("fold1", "fold2", "fold3"), ("indoor", "outdoor")],
+)
+def test_folders_that_hold_the_same_folders_are_refused(tmp_path, tops):
+    folder = write(tmp_path, *(f"{top}/{name}/" for top in tops for name in ("cat", "dog")), f"{tops[0]}/fox/")
+    problem = (
+        "folders that all hold the folders cat, dog; if those are the classes, name these train, validation and test"
+    )
+    for skip in (False, True):
+        assert problem in refused(folder, skip=skip)
+
+
+def test_classes_may_hold_the_same_groups_which_is_told(tmp_path, capsys):
+    folder = write(tmp_path, *(f"{name}/patient{number}/" for name in ("cat", "dog") for number in (1, 2)))
+    assert source(folder, skip=False, group="^(.*)/").labels == ("cat", "dog")
+    told = "taken for classes, though what lies in each may be the classes, patient1, patient2 (2): "
+    assert told in capsys.readouterr().err
+
+
+def test_images_beside_the_classes_of_a_split_are_told_as_such(tmp_path):
+    folder = write(tmp_path, *(f"{split}/{name}/" for split in ("train", "val", "test") for name in ("cat", "dog")))
+    strays = folder / "test/stray.png", folder / "train/stray.png"
+    for number, stray in enumerate(strays):
+        noise(9000 + number).save(stray)
+    assert refused(folder).startswith(f"images outside the class folders, {EXPECTED} (2): {strays[0]}, {strays[1]}; ")
+    assert set(where(folder, skip=True)) == {"train", "validation", "test"}
 
 
 # Names of classes

@@ -29,7 +29,7 @@ def source(folder: Path, *, skip: bool, group: str | None = None, background: st
     stands under several classes, and classes without images are left out and printed instead.
     """
     problems = Problems(folder)
-    found = tree.read(folder, problems)
+    found = tree.read(folder, problems, grouped=group is not None)
     images = _images(found, problems)
     paths = [image.path for image in images]
     seen = inspect(
