@@ -1,5 +1,6 @@
 """Prepares the data set that params.yaml names: opens its source, draws splits, drops copies, writes."""
 
+import os
 import sys
 from collections import Counter, defaultdict
 from functools import partial
@@ -46,14 +47,17 @@ def _open(params: Dataset) -> Source:
         return digits.source()
     directory = _directory(params.name)
     prepared = catalog.builder_in(directory) if directory else catalog.builder(params.name, params.data_dir)
+    skip = params.on_error == "skip"
     if prepared:
-        return tfds_set.source(params.name, prepared, background=params.background)
+        return tfds_set.source(params.name, prepared, skip=skip, background=params.background)
     if directory:
-        skip = params.on_error == "skip"
         return folder.source(directory, skip=skip, group=params.group, background=params.background)
+    there = params.data_dir or "the folder of TFDS"
+    if params.data_dir and not os.path.isdir(os.path.expanduser(params.data_dir)):
+        there = f"dataset.data_dir, {params.data_dir}, which is not there"
     raise InputError(
         f"dataset.name is {params.name!r}: neither mnist5k, nor a folder, nor a TFDS set, be it in the catalog "
-        f"(https://www.tensorflow.org/datasets/catalog/overview) or in {params.data_dir or 'the folder of TFDS'}"
+        f"(https://www.tensorflow.org/datasets/catalog/overview) or in {there}"
     )
 
 
