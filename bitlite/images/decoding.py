@@ -4,6 +4,7 @@ import hashlib
 import io
 import struct
 import sys
+import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -12,6 +13,9 @@ from PIL import ExifTags, Image, ImageColor, JpegImagePlugin, TiffImagePlugin, U
 
 from bitlite.images import depth
 from bitlite.images.depth import Kind, Samples, Span, Unreadable
+
+# Of what costs no picture, and without saying of which: much EXIF, and sizes that are decoded all the same.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # As Pillow names them. JPEG takes in MPO: several in one file, as phones write them, of which the first is the photo.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
