@@ -332,7 +332,8 @@ def test_raw_files_and_heic_beside_a_jpeg_are_companions_and_else_problems(tmp_p
     for name in ("ant/0.NEF", "ant/1.dng", "ant/2.HEIC"):
         (folder / name).write_bytes(encoded(noise(0), "TIFF"))
     assert len(source(folder, skip=False).splits["train"]) == 8
-    assert "left out (3): 1 .dng, 1 .heic, 1 .nef\n" in capsys.readouterr().err
+    told = f"{folder}: kinds of files named as an image beside them, left out (3): 1 .dng, 1 .heic, 1 .nef\n"
+    assert capsys.readouterr().err == told
     for name in ("bee/9.NEF", "bee/9.dng"):
         (folder / name).write_bytes(encoded(noise(0), "TIFF"))
     assert refused(folder).startswith(

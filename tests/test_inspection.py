@@ -137,7 +137,8 @@ def test_shapes_on_transparent_ground_are_seen(tmp_path, background, level):
 def test_white_shapes_are_told_apart_on_black(tmp_path):
     """On white they are all the same image, and so copies of each other under two classes."""
     folder = write(tmp_path / "folder", lambda seed: encoded(drawn(seed, (255,) * 4), "PNG"))
-    assert "stands under another class too (20)" in refusal(tmp_path / "out", folder)
+    told = "under another class too, transparent ones laid on dataset.background, white (20): "
+    assert told in refusal(tmp_path / "out", folder)
     prepared(tmp_path / "out", folder, background="black", **SPLIT)
 
 
@@ -277,6 +278,23 @@ def test_a_copy_of_a_large_image_does_not_change_the_order_by_which_splits_are_d
         copied = digests(*range(6), number + 6)
         assert copied[number] == copied.pop(number + 6)
         assert sorted(copied, key=copied.get) == sorted(alone, key=alone.get)
+
+
+def test_files_of_several_images_are_told_and_their_first_one_is_used(tmp_path, capsys):
+    def content(seed: int) -> bytes:
+        kind = ("TIFF", "GIF", "WEBP", "PNG", "MPO", "PNG")[seed % 6]
+        images = [noise(10 * seed + number, 16, 16) for number in range(3)]
+        others = images[1:] if seed % 6 < 5 else []
+        return encoded(images[0], kind, **({"save_all": True, "append_images": others} if others else {}))
+
+    folder = write(tmp_path / "folder", content, each=6, classes=("ant", "bee"))
+    images = read_all(prepared(tmp_path / "out", folder, **SPLIT))
+    assert len(images) == 12
+    told = [folder / name / f"{seed}.png" for label, name in enumerate(("ant", "bee")) for seed in range(6)
+            if (100 * label + seed) % 6 < 4]  # fmt: skip
+    assert f"{folder}: files of several images, of which the first is used (8): {', '.join(map(str, told))}\n" in (
+        capsys.readouterr().err
+    )
 
 
 # Likeness

@@ -48,6 +48,8 @@ class Seen(NamedTuple):
     exact: bool
     # Whether the prepared data set can hold the file's own bytes.
     kept: bool
+    # Whether the file holds others behind this one: pages, or frames of an animation. Those of an MPO are views of it.
+    several: bool
     # Its perceptual hash of 64 bits (pHash, Zauner 2010): that of thumbnails and of other encodings differs in a few.
     # None of small images, and of samples whose range is not known.
     look: int | None = None
@@ -82,12 +84,13 @@ def see(content: bytes, *, background: str = "white", spans: Mapping[Kind, Span]
     Raises Unreadable if its samples can't be shown, or all of it is transparent, and whatever Pillow raises of a file
     that is no image.
     """
-    image, about = _opened(content), ()
+    opened, about = _opened(content), ()
+    image = opened
     if samples := _samples(content, image):
         about = samples.kind, samples.used, samples.bright, samples.declared
         image = _shown(samples, background, spans)
         if image is None:
-            return Seen(None, False, False, None, *about)
+            return Seen(None, False, False, False, None, *about)
     image.load()
     if image.has_transparency_data and image.convert("RGBA").getextrema()[-1] == (0, 0):
         raise Unreadable(TRANSPARENT)
@@ -95,7 +98,7 @@ def see(content: bytes, *, background: str = "white", spans: Mapping[Kind, Span]
     step = max(1, min(image.size) // SKETCH)
     step -= step % 2 == 0
     sketch = _rgb(_turned(_sampled(image, step), image), background)
-    return Seen(_digest(sketch, step), step == 1, _kept(image), _look(sketch), *about)
+    return Seen(_digest(sketch, step), step == 1, _kept(image), _holds_several(opened), _look(sketch), *about)
 
 
 def digest(content: bytes, **settings) -> bytes:
@@ -104,6 +107,11 @@ def digest(content: bytes, **settings) -> bytes:
     `settings` are those of `upright_rgb`.
     """
     return _digest(upright_rgb(content, **settings), 1)
+
+
+def is_transparent(content: bytes) -> bool:
+    """Whether the background may be seen through the image that a file shows."""
+    return _opened(content).has_transparency_data
 
 
 def png(image: Image.Image) -> bytes:
@@ -133,7 +141,9 @@ def _unread_samples(content: bytes) -> Unreadable | None:
             reader(io.BytesIO(content))
         except Exception as error:
             if "layers" in str(error) or "pixel mode" in str(error):
-                return Unreadable(f"{kind} whose samples can't be read ({error}), to be saved with 8 or 16 bits")
+                return Unreadable(
+                    f"{kind} whose samples can't be read ({error}), to be saved in grey or RGB of 8 or 16 bits"
+                )
     return None
 
 
@@ -149,6 +159,14 @@ def _kept(image: Image.Image) -> bool:
     """Whether TFDS can decode the file: JPEG in any mode, though not turned; PNG if it is opaque and upright."""
     plain = image.mode in ("L", "RGB") and not image.has_transparency_data and _turn(image) is None
     return image.format in ("JPEG", "MPO") or (image.format == "PNG" and plain)
+
+
+def _holds_several(image: Image.Image) -> bool:
+    """Whether others lie behind this one in the file. Afterwards it may not be read again."""
+    try:
+        return image.format != "MPO" and getattr(image, "is_animated", False)
+    except Exception:  # what lies behind is damaged
+        return False
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -215,8 +233,10 @@ def _samples(content: bytes, image: Image.Image) -> Samples | None:
         type_ = TIFF_TYPES[bits, form] if tags else "float32" if image.mode == "F" else "uint16"
         values = np.asarray(_turned(image, image)).astype(type_)
     elif ";16" in layout or bits > 8:
-        if image.mode == "CMYK" or tags.get(PLANAR) == 2:
-            raise Unreadable("16 bits a sample in CMYK or in separate planes, to be converted to RGB")
+        if image.mode == "CMYK":
+            raise Unreadable("16 bits a sample in CMYK, to be converted to RGB")
+        if tags.get(PLANAR) == 2:
+            raise Unreadable("16 bits a sample in separate planes, to be saved as PNG or in one plane")
         type_, (values, alpha) = "uint16", _colours(content, layout)
     else:
         return None

@@ -32,6 +32,8 @@ class Inspection(NamedTuple):
     # Images of more than 8 bits whose files do not say what is black and what white, and the range found for each kind.
     deep: dict[Kind, list[Hashable]]
     spans: dict[Kind, Span]
+    # Those whose files hold others behind the one that is shown.
+    several: list[Hashable]
     background: str
 
     def stored(self, where: Hashable, content: bytes) -> bytes:
@@ -68,7 +70,8 @@ def inspect(located: Callable[[Collection | None], Iterable[Located]], backgroun
         digests[where] += rest
     encoded = {where for where, image in seen.items() if not image.kept}
     looks = {where: image.look for where, image in seen.items()}
-    return Inspection(digests, looks, failed, encoded, deep, spans, background)
+    several = [where for where, image in seen.items() if image.several]
+    return Inspection(digests, looks, failed, encoded, deep, spans, several, background)
 
 
 def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

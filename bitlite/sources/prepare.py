@@ -43,9 +43,13 @@ def prepare(params: Dataset, directory: Path = DATASET) -> None:
 
 
 def _open(params: Dataset) -> Source:
+    directory = None if params.name == "mnist5k" else _directory(params.name)
+    if params.group and not directory:
+        raise InputError(
+            f"dataset.group is {params.group!r}, which is about names of files in a folder, but {params.name!r} is none"
+        )
     if params.name == "mnist5k":
         return digits.source()
-    directory = _directory(params.name)
     prepared = catalog.builder_in(directory) if directory else catalog.builder(params.name, params.data_dir)
     skip = params.on_error == "skip"
     if prepared:
@@ -89,8 +93,11 @@ def _divided(own: dict[str, list[Entry]], params: Dataset) -> dict[str, list[Ent
     for name, entries in divided.items():
         if not entries:
             grouped = f" (groups: {len({entry.group for entry in own['train']})})" if params.group else ""
-            images = f"{len(drawn)} images{grouped}"
-            raise InputError(f"dataset.name is {params.name!r}, whose {images} leave none for {name}")
+            why = "a group is in one split, and " if params.group else ""
+            raise InputError(
+                f"dataset.name is {params.name!r}, whose {len(drawn)} images{grouped} leave none for {name}: {why}an "
+                f"image of each class stays in training; give the classes more images, or raise dataset.{name}"
+            )
     return divided
 
 

@@ -114,6 +114,8 @@ def _inspected(
             raise InputError(f"dataset.name is {name!r}, which has {problem}; leave them out by dataset.on_error: skip")
         print(f"{name}: left out {problem}", file=sys.stderr)
     entries = defaultdict(list)
+    if seen.several:
+        print(f"{name}: of several images in a file the first is used ({len(seen.several)} files)", file=sys.stderr)
     for kind, span in seen.spans.items():
         print(f"{name}: in images of {kind} samples {span} is shown as black to white", file=sys.stderr)
     for (split, number), digest in seen.digests.items():
