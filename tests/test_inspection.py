@@ -89,7 +89,9 @@ def test_images_that_would_be_all_but_black_are_refused(tmp_path):
 )
 def test_a_declared_range_in_which_images_are_all_but_black_is_refused(tmp_path, content):
     folder = write(tmp_path / "folder", lambda seed: content(values(seed, 4000)))
-    reason = "all but black: they use less than a 16th of 0..65535, the range that their files give"
+    reason = (
+        "all but black: they use less than a 16th of 0..65535, the range that their files give, by sBIT or tags of TIFF"
+    )
     assert f"can't be read as images, {reason} (20): " in refusal(tmp_path / "out", folder)
 
 

@@ -113,7 +113,11 @@ def _ranges(
     for where, image in seen.items():
         span = image.declared or spans.get(image.kind)
         if span and depth.is_dark(image.bright, span):
-            whose = "that their files give" if image.declared else f"of the set's {image.kind} samples"
+            whose = (
+                "that their files give, by sBIT or tags of TIFF"
+                if image.declared
+                else f"of the set's {image.kind} samples"
+            )
             unfit[where] = Unreadable(f"all but black: they use less than a 16th of {span}, the range {whose}")
     deep = {kind: [where for where in its if where not in unfit] for kind, its in used.items()}
     return deep, spans, unfit

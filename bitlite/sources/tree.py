@@ -137,26 +137,30 @@ def _layout(root: Path, problems: Problems, grouped: bool) -> tuple[list[tuple[s
         classes = [(split_of[folder], below) for folder in split_of for below in listings[folder].folders]
         outside = top.files + [path for listing in listings.values() for path in listing.files]
     else:
-        _refuse_splits_that_hold_no_classes(top.folders, split_of, problems)
+        refused = _refuse_splits_that_hold_no_classes(top.folders, split_of, problems)
         problems.remark("classes named as splits", split_of)
         _tell_of_other_splits(root, problems)
-        _tell_of_classes_below(top.folders, problems, grouped)
+        if not refused:
+            _tell_of_classes_below(top.folders, problems, grouped)
         classes, outside = [("train", folder) for folder in top.folders], top.files
     _refuse_splits_of_classes([folder for _, folder in classes], problems)
     _refuse_masks([folder for _, folder in classes], problems)
     return classes, outside
 
 
-def _refuse_splits_that_hold_no_classes(folders: list[Path], split_of: dict[Path, str], problems: Problems) -> None:
+def _refuse_splits_that_hold_no_classes(folders: list[Path], split_of: dict[Path, str], problems: Problems) -> bool:
+    """Whether there are any."""
     if len(set(split_of.values())) > 1:
         problems.refuse("folders named as splits, without a train that holds class folders", split_of)
-        return
+        return True
     meant_by = {folder: meant for folder in folders if (meant := _words_of_splits(folder.name))}
     meant = set().union(*meant_by.values())
     # A name with other words, such as train_station, may be a class's unless what it holds are folders.
     doubtful = [folder for folder in meant_by if not splits.known(re.sub("[^a-z]", "", folder.name.lower()))]
-    if "train" in meant and len(meant) > 1 and not any(map(_images_in, doubtful)):
+    found = "train" in meant and len(meant) > 1 and not any(map(_images_in, doubtful))
+    if found:
         problems.refuse("folders that look like splits; name them train, validation and test to have them so", meant_by)
+    return found
 
 
 def _tell_of_other_splits(root: Path, problems: Problems) -> None:
@@ -169,9 +173,10 @@ def _tell_of_other_splits(root: Path, problems: Problems) -> None:
 def _tell_of_classes_below(folders: list[Path], problems: Problems, grouped: bool) -> None:
     """Of folders that hold the same ones: splits under names of their own, cameras or years."""
     deep = {folder: {below.name for below in _listing(folder).folders} for folder in folders if _holds_classes(folder)}
-    if len(deep) < 2 or len(shared := set.intersection(*deep.values())) < 2:
+    shared = sorted(name for name in set.intersection(*deep.values()) if not splits.known(name)) if deep else []
+    if len(deep) < 2 or len(shared) < 2:
         return
-    inside = listed(sorted(shared))
+    inside = listed(shared)
     if len(deep) == len(folders) and not grouped:
         problems.refuse(
             f"folders that all hold the folders {inside}; if those are the classes, name these train, validation and "
