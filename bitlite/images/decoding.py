@@ -141,9 +141,8 @@ def _unread_samples(content: bytes) -> Unreadable | None:
             reader(io.BytesIO(content))
         except Exception as error:
             if "layers" in str(error) or "pixel mode" in str(error):
-                return Unreadable(
-                    f"{kind} whose samples can't be read ({error}), to be saved in grey or RGB of 8 or 16 bits"
-                )
+                remedy = "to be saved in grey or RGB alone, of 8 or 16 unsigned bits"
+                return Unreadable(f"{kind} whose samples can't be read ({error}), {remedy}")
     return None
 
 
