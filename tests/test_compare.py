@@ -339,7 +339,9 @@ ORIGIN = Origin(
     labels=LABELS,
     finetuned=ModelScores(0.93, 1.0, parameters=478_123, sparsity=0.0, macs=12_345_678),
     pruned={
-        "dense": PrunedScores(0.93, 1.0, parameters=1000, sparsity=0.79, macs=4_000_000, accuracy_before_recovery=0.5)
+        "dense": PrunedScores(
+            0.93, 1.0, parameters=1000, sparsity=0.79, macs=4_000_000, accuracy_before_recovery=0.5, frozen_norms=7
+        )
     },
 )
 
