@@ -421,7 +421,8 @@ def test_report_tells_of_every_variant():
     # Each in its column; ties mark both.
     tied = ["0.95", "900", "2.0", "2.5", "40.0"]
     assert sorted(best) == sorted(["0.9", "0.9", "250", *tied, *tied])
-    assert rows["fine-tuned"] == ["fine-tuned ", "93.0 % ", "478 k ", "12.3 M ", "0.0 % "]
+    assert rows["fine-tuned"] == ["fine-tuned ", "93.0 % ", "478 k ", "12.3 M ", "0.0 % ", "0 "]
+    assert rows["dense"][-1] == "7 "
     for told in ("flowers &amp; more", "bit-test", "16 × 24", "Test CPU, 1 thread", choice(chosen)):
         assert told in html
 
