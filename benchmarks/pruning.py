@@ -64,6 +64,8 @@ QUANTIZATIONS = (
 PLAIN, TAUGHT = {"distillation": 0.0}, {"distillation": 0.5, "temperature": 2.0}
 # As in params.yaml.
 FAST = {"method": "channels", "learning_rate": 0.01, **TAUGHT}
+# Contrast of dull images, as a share of their own.
+DULL = 0.25
 NORM_FREE = {"method": "norm_free", "batch_size": 64, "distillation": 0.9, "temperature": 2.0}
 KEEP, MAGNITUDE = Channels(keep=0.5, **FAST), Magnitude(method="magnitude", sparsity=0.8)
 
@@ -132,26 +134,29 @@ def distillation(steps: str = "auto", seeds: str = "4") -> None:
 
 
 def norm_free(steps: str = "auto", seeds: str = "2") -> None:
-    """Print what freezing norms loses of the dense model's accuracy, seed by seed."""
+    """Print what freezing norms loses of the dense model's accuracy, seed by seed, and how it bears dull images."""
     bench = Bench(steps)
-    dense = bench.accuracies(bench.dense)
-    print(f"{'norms':6} {'seed':>4} {'':10} {'dense':>8} {'at once':>8} {'recovered':>9} {'lost':>8}", flush=True)
+    dull = (127.5 + (bench.test.pixels[:].astype(np.float32) - 127.5) * DULL).round().astype(np.uint8)
+
+    def accuracies(bit: Bit) -> np.ndarray:
+        model = network.build(bit)
+        return np.array([*bench.accuracies(bit), accuracy(predict(model, dull), bench.test.labels)])
+
+    print(f"{'':24} {'test':>8} {'validation':>10} {f'test, {DULL:g} of the contrast':>26}", flush=True)
+
+    def show(name: str, values: np.ndarray) -> None:
+        print(f"{name:24} {values[0]:8.4f} {values[1]:10.4f} {values[2]:26.4f}", flush=True)
+
+    show("dense", dense := accuracies(bench.dense))
     for norms in ("all", "inner"):
         losses = []
         for seed in range(int(seeds)):
             at_once, recovered, _ = bench.pruned(NormFree(norms=norms, **NORM_FREE), seed)
-            found = zip(
-                ("test", "validation"), dense, bench.accuracies(at_once), bench.accuracies(recovered), strict=True
-            )
-            for split, full, before, after in found:
-                print(
-                    f"{norms:6} {seed:4} {split:10} {full:8.4f} {before:8.4f} {after:9.4f} {full - after:+8.4f}",
-                    flush=True,
-                )
-                losses.append((split, full - after))
-        for split in ("test", "validation"):
-            mean = np.mean([lost for each, lost in losses if each == split])
-            print(f"{norms:6} mean {split:10} {'':27} {mean:+8.4f}", flush=True)
+            if not seed:
+                show(f"{norms} frozen at once", accuracies(at_once))
+            show(f"{norms}, recovered, seed {seed}", found := accuracies(recovered))
+            losses.append(dense - found)
+        show(f"{norms}, lost, mean", np.mean(losses, axis=0))
 
 
 def files(dense: Bit, channels: Bit, magnitude: Bit, calibration: np.ndarray) -> None:

@@ -23,7 +23,8 @@ def main(name: str) -> None:
     if pruning.method == "none":
         # The same function as the fine-tuned model, so its metrics are that model's.
         scores = metrics.read(METRICS / "finetune.json", ModelScores)
-        bit, scores = finetuned.folded(), PrunedScores(**vars(scores), accuracy_before_recovery=scores.accuracy)
+        bit = finetuned.folded()
+        scores = PrunedScores(**vars(scores), accuracy_before_recovery=scores.accuracy, frozen_norms=0)
     else:
         from bitlite.pruning.recovery import prune_and_recover  # brings TensorFlow, which takes seconds to import
 

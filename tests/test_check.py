@@ -89,10 +89,10 @@ LAST = "resnet/block3/unit04/*"
         ({"method": "n_m", "layers": ["resnet/root*"]}, "pruning.new.of is 4: 2 of 4 weights can't be zero in resnet/"),
         ({"method": "norm_free"}, ""),
         ({"method": "norm_free", "norms": "auto", "target_norms": 0.9}, ""),
-        ({"method": "norm_free", "norms": "auto", "target_norms": 0.1}, "pruning.new.target_norms is 0.1, but without"),
+        ({"method": "norm_free", "norms": "auto", "target_norms": 0.1}, "pruning.new.target_norms is 0.1, but with"),
         # Each part is of the BiT that the parts before it leave.
         (combine(UNITS, {"method": "norm_free"}), ""),
-        (combine({"method": "norm_free"}, {"method": "norm_free"}), "pruning.new.parts[1].norms is all: these are fro"),
+        (combine({"method": "norm_free"}, {"method": "norm_free"}), "pruning.new.parts[1].norms is all, but the parts"),
         (combine(KEEP, {"method": "n_m", "zeros": 2, "of": 4}), ""),
         (
             combine({"method": "channels", "keep": 0.44}, {"method": "n_m", "zeros": 2, "of": 4}),

@@ -339,7 +339,9 @@ ORIGIN = Origin(
     labels=LABELS,
     finetuned=ModelScores(0.93, 1.0, parameters=478_123, sparsity=0.0, macs=12_345_678),
     pruned={
-        "dense": PrunedScores(0.93, 1.0, parameters=1000, sparsity=0.79, macs=4_000_000, accuracy_before_recovery=0.5)
+        "dense": PrunedScores(
+            0.93, 1.0, parameters=1000, sparsity=0.79, macs=4_000_000, accuracy_before_recovery=0.5, frozen_norms=7
+        )
     },
 )
 
@@ -419,7 +421,8 @@ def test_report_tells_of_every_variant():
     # Each in its column; ties mark both.
     tied = ["0.95", "900", "2.0", "2.5", "40.0"]
     assert sorted(best) == sorted(["0.9", "0.9", "250", *tied, *tied])
-    assert rows["fine-tuned"] == ["fine-tuned ", "93.0 % ", "478 k ", "12.3 M ", "0.0 % "]
+    assert rows["fine-tuned"] == ["fine-tuned ", "93.0 % ", "478 k ", "12.3 M ", "0.0 % ", "0 "]
+    assert rows["dense"][-1] == "7 "
     for told in ("flowers &amp; more", "bit-test", "16 × 24", "Test CPU, 1 thread", choice(chosen)):
         assert told in html
 

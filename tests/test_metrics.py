@@ -20,13 +20,19 @@ GOOD = {"accuracy": 0.5, "macs": 9, "cpu": "a"}
 
 def test_record_comes_back_equal(tmp_path):
     record = metrics.PrunedScores(
-        accuracy=1, top5_accuracy=1.0, parameters=7, sparsity=0.1, macs=10**12, accuracy_before_recovery=0.2
+        accuracy=1,
+        top5_accuracy=1.0,
+        parameters=7,
+        sparsity=0.1,
+        macs=10**12,
+        accuracy_before_recovery=0.2,
+        frozen_norms=3,
     )
     metrics.write(tmp_path / "dense.json", record)
     assert metrics.read(tmp_path / "dense.json", metrics.PrunedScores) == record
     assert json.loads((tmp_path / "dense.json").read_text()) == {
         "accuracy": 1, "top5_accuracy": 1.0, "parameters": 7, "sparsity": 0.1, "macs": 10**12,
-        "accuracy_before_recovery": 0.2,
+        "accuracy_before_recovery": 0.2, "frozen_norms": 3,
     }  # fmt: skip
 
 

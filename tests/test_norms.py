@@ -9,9 +9,9 @@ from test_pruning import run_of_noise
 from bitlite.bit import network
 from bitlite.bit.names import FINAL_NORM
 from bitlite.bit.weights import Bit
-from bitlite.pruning.freezing import frozen, losses_frozen
+from bitlite.pruning.freezing import frozen, rises_frozen
 from bitlite.pruning.methods import prune
-from bitlite.pruning.norms import multiplications
+from bitlite.pruning.norms import multiplications, to_freeze
 from bitlite.pruning.recovery import recover
 from bitlite.pruning.rehearsal import rehearsed
 from bitlite.workflow.errors import InputError
@@ -74,6 +74,13 @@ def test_only_gammas_and_betas_change_and_stay_about_as_large(bit):
         assert 0.5 < after / before < 2
 
 
+def test_norms_with_most_gammas_zero_are_frozen_too(bit):
+    gamma = "resnet/block1/unit01/b/group_norm/gamma"
+    mostly = np.where(np.arange(8) < 6, 0, bit.weights[gamma]).astype(np.float32)
+    found = prune(bit.with_weights(bit.weights | {gamma: mostly}), norm_free(), batches)
+    assert np.array_equal(np.abs(found.weights[gamma]) > 1e-6, mostly > 0)
+
+
 def test_channels_that_never_change_are_constants(bit):
     dead = "resnet/block1/unit01/a/standardized_conv2d/kernel"
     kernel = bit.weights[dead].copy()
@@ -128,9 +135,10 @@ def test_auto_freezes_the_cheapest_until_the_target_is_met(bit, target):
     found = prune(bit, norm_free("auto", target_norms=target), batches)
     frozen_norms = found.architecture.frozen_norms
     assert left(bit) == 1 and target - 0.3 < left(found) <= target
-    costs = losses_frozen(bit, batches(), ALL)
+    rises = rises_frozen(bit, batches(), ALL)
     taken = multiplications(bit)
-    prices = {path: costs[path] / (taken[path][0] - taken[path][1]) for path in ALL}
+    prices = {path: max(rises[path], 0) / (taken[path][0] - taken[path][1]) for path in ALL}
+    assert any(prices.values())
     assert max(prices[path] for path in frozen_norms) <= min(prices[path] for path in ALL - frozen_norms.keys())
     # The last to be frozen was needed.
     dearest = max(frozen_norms, key=prices.get)
@@ -138,28 +146,57 @@ def test_auto_freezes_the_cheapest_until_the_target_is_met(bit, target):
     assert left(bit.with_weights(bit.weights, frozen_norms=rest)) > target
 
 
-def test_cost_of_a_norm_is_the_loss_with_it_alone_frozen(bit):
+def test_price_of_a_norm_is_the_rise_of_the_loss_with_it_alone_frozen(bit):
     norm = "resnet/block2/unit01/a/group_norm"
-    found = losses_frozen(bit, batches(), [norm])
     pixels, targets = (np.concatenate(parts) for parts in zip(*batches(), strict=True))
-    outputs = network.build(frozen(bit, [norm], batches()))(pixels).numpy().astype(np.float64)
-    exponentials = np.exp(outputs - outputs.max(1, keepdims=True))
-    losses = -np.sum(targets * np.log(exponentials / exponentials.sum(1, keepdims=True)), axis=1)
-    assert found == {norm: pytest.approx(np.mean(losses), rel=1e-4)}
+
+    def loss(bit):
+        outputs = network.build(bit)(pixels).numpy().astype(np.float64)
+        exponentials = np.exp(outputs - outputs.max(1, keepdims=True))
+        return np.mean(-np.sum(targets * np.log(exponentials / exponentials.sum(1, keepdims=True)), axis=1))
+
+    expected = loss(frozen(bit, [norm], batches())) - loss(bit)
+    assert rises_frozen(bit, batches(), [norm]) == {norm: pytest.approx(expected, rel=1e-2)}
+
+
+def test_auto_takes_what_costs_nothing_first_and_then_the_cheapest(bit):
+    taken = multiplications(bit)
+    saved = {path: of_exact - of_frozen for path, (of_exact, of_frozen) in taken.items()}
+    free, cheap = "resnet/block1/unit01/c/group_norm", "resnet/block2/unit02/c/group_norm"
+    rises = {path: 5.0 for path in ALL} | {free: -1.0, cheap: 1e-9}
+    whole = sum(of_exact for of_exact, _ in taken.values())
+
+    def chosen(saving):
+        target = 1 - saving / whole + 1e-6
+        return to_freeze(bit, norm_free("auto", target_norms=target), lambda norms: rises)
+
+    assert chosen(saved[free]) == [free]
+    assert chosen(saved[free] + saved[cheap]) == [free, cheap]
+
+
+def test_what_is_frozen_already_counts_for_the_target(bit):
+    inner = prune(bit, norm_free("inner"), batches)
+    assert left(inner) < 0.7
+    assert prune(inner, norm_free("auto", target_norms=0.7), batches).architecture == inner.architecture
+    more = prune(inner, norm_free("auto", target_norms=left(inner) - 0.05), batches)
+    assert left(inner) - 0.3 < left(more) <= left(inner) - 0.05
 
 
 def test_target_out_of_reach_names_what_is_in_reach(bit):
     entry = norm_free("auto", target_norms=0.05)
     for attempt in (lambda: prune(bit, entry, batches), lambda: rehearsed(bit, entry)):
-        with pytest.raises(InputError, match=r"target_norms is 0.05, but without any norm 0\.\d+ are left") as error:
+        with pytest.raises(InputError, match=r"target_norms is 0.05, but with all norms frozen 0\.\d+ are") as error:
             attempt()
-    assert left(prune(bit, norm_free(), batches)) == pytest.approx(float(str(error.value).split()[-3]), abs=1e-3)
+    least = float(str(error.value).split()[-3])
+    assert least - 1e-3 < left(prune(bit, norm_free(), batches)) <= least
+    assert prune(bit, norm_free("auto", target_norms=least), batches).architecture.frozen_norms.keys() == ALL
 
 
-def test_norms_that_are_frozen_already_are_refused(bit):
-    parts = [norm_free(steps=0), norm_free("inner", steps=0)]
-    entry = Combine(method="combine", parts=parts)
-    with pytest.raises(InputError, match=r"^parts\[1\].norms is inner: these are frozen already"):
+@pytest.mark.parametrize("second", [norm_free("inner", steps=0), norm_free("auto", target_norms=0.9, steps=0)])
+def test_a_part_that_has_nothing_to_freeze_is_refused(bit, second):
+    entry = Combine(method="combine", parts=[norm_free(steps=0), second])
+    told = rf"^parts\[1\].norms is {second.norms}, but the parts before leave nothing to freeze"
+    with pytest.raises(InputError, match=told):
         rehearsed(bit, entry)
 
 

@@ -50,16 +50,20 @@ def frozen(bit: Bit, norms: Collection[str], batches: Iterable[Batch]) -> Bit:
     return bit.with_weights(weights, frozen_norms=deviations)
 
 
-def losses_frozen(bit: Bit, batches: Iterable[Batch], norms: Collection[str]) -> dict[str, float]:
-    """The mean cross-entropy on all images of `batches` with each of these norms of `bit`, by itself, frozen."""
+def rises_frozen(bit: Bit, batches: Iterable[Batch], norms: Collection[str]) -> dict[str, float]:
+    """By how much the mean cross-entropy on all images of `batches` rises with each of these norms alone frozen."""
     model, (pixels, targets) = _fitted(bit), _joined(batches)
-    losses = {}
+
+    def loss() -> float:
+        return float(tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, model(pixels))))
+
+    exact, rises = loss(), {}
     for path in norms:
         layer = model.get_layer(path)
         layer.frozen = True
-        losses[path] = float(tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, model(pixels))))
+        rises[path] = loss() - exact
         layer.frozen = False
-    return losses
+    return rises
 
 
 def _fitted(bit: Bit) -> tf.keras.Model:
@@ -79,5 +83,5 @@ def _joined(batches: Iterable[Batch]) -> Batch:
 
 def _deviation(gamma: np.ndarray, factors: np.ndarray) -> float:
     """The power of two, which rounds no weight, by which `factors` [channels] become about as large as `gamma`."""
-    ratios = np.abs(gamma[factors != 0] / factors[factors != 0])
-    return 2.0 ** round(np.log2(np.median(ratios))) if ratios.any() else 1.0
+    alive = (factors != 0) & (gamma != 0)
+    return 2.0 ** round(np.log2(np.median(np.abs(gamma[alive] / factors[alive])))) if alive.any() else 1.0

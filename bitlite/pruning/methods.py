@@ -5,7 +5,7 @@ from functools import partial
 from bitlite.bit import network
 from bitlite.bit.weights import Bit
 from bitlite.pruning import cutting
-from bitlite.pruning.freezing import frozen, losses_frozen
+from bitlite.pruning.freezing import frozen, rises_frozen
 from bitlite.pruning.importance import Sample, by_norm, by_taylor, loss_with
 from bitlite.pruning.norms import to_freeze
 from bitlite.pruning.zeros import zeroed
@@ -29,7 +29,7 @@ def prune(bit: Bit, entry: Pruning, sample: Sample) -> Bit:
             case Units():
                 bit = cutting.without_units(bit, part, by_absence(bit, sample))
             case NormFree():
-                bit = frozen(bit, to_freeze(bit, part, partial(losses_frozen, bit, sample())), sample())
+                bit = frozen(bit, to_freeze(bit, part, partial(rises_frozen, bit, sample())), sample())
     return bit
 
 

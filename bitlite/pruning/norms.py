@@ -9,27 +9,26 @@ from bitlite.workflow.errors import WrongValue
 from bitlite.workflow.params import NormFree
 
 
-def to_freeze(bit: Bit, entry: NormFree, losses: Callable[[list[str]], dict[str, float]]) -> list[str]:
-    """Paths of the norms of `bit`, in running order, that `entry` freezes.
+def to_freeze(bit: Bit, entry: NormFree, rises: Callable[[list[str]], dict[str, float]]) -> list[str]:
+    """Paths of the norms of `bit`, in running order, that `entry` freezes of those that are exact.
 
     `auto` freezes until at most the share `target_norms` of the multiplications of all norms is left, those norms first
-    whose freezing costs least for each multiplication saved. `losses` gives the loss on training images with each norm
-    of a list frozen by itself. Raises WrongValue if no norm is left to freeze, or if the target is out of reach.
+    that raise the loss least for each multiplication saved. `rises` gives by how much the loss on training images rises
+    with each norm of a list frozen by itself. Raises WrongValue if the target is out of reach.
     """
     exact = [path for path in bit.norms if path not in bit.architecture.frozen_norms]
-    chosen = [path for path in exact if path in bit.inner_norms] if entry.norms == "inner" else exact
-    if not chosen:
-        raise WrongValue(f"norms is {entry.norms}: these are frozen already")
     if entry.norms != "auto":
-        return chosen
+        return [path for path in exact if entry.norms == "all" or path in bit.inner_norms]
     saved = {path: of_exact - of_frozen for path, (of_exact, of_frozen) in multiplications(bit).items()}
     whole = sum(of_exact for of_exact, _ in multiplications(bit).values())
-    left = whole - sum(saved[path] for path in bit.architecture.frozen_norms)
-    if (least := (left - sum(saved[path] for path in exact)) / whole) > entry.target_norms:
-        raise WrongValue(f"target_norms is {entry.target_norms:g}, but without any norm {least:.3f} are left")
-    found, losses_alone = set(), losses(exact)
-    for path in sorted(exact, key=lambda path: losses_alone[path] / saved[path]):
-        if left <= entry.target_norms * whole:
+    left, most = whole - sum(saved[path] for path in bit.architecture.frozen_norms), entry.target_norms * whole
+    if (least := left - sum(saved[path] for path in exact)) > most:
+        least = math.ceil(1000 * least / whole) / 1000
+        raise WrongValue(f"target_norms is {entry.target_norms:g}, but with all norms frozen {least:.3f} are left")
+    found, rise = set(), rises(exact)
+    # What raises nothing is free, so of that the largest goes first.
+    for path in sorted(exact, key=lambda path: (max(rise[path], 0) / saved[path], -saved[path])):
+        if left <= most:
             break
         found.add(path)
         left -= saved[path]

@@ -78,4 +78,6 @@ def prune_and_recover(finetuned: Bit, entry: Pruning, params: Params, curves: Pa
     with logged(curves) as log, devices.scope(), network.precision(params.finetune.precision):
         bit = recover(at_once, finetuned, entry, run, log)
     scores = measures.of_model(bit, predict(network.build(bit), test), labels)
-    return bit, PrunedScores(**vars(scores), accuracy_before_recovery=before)
+    return bit, PrunedScores(
+        **vars(scores), accuracy_before_recovery=before, frozen_norms=len(bit.architecture.frozen_norms)
+    )

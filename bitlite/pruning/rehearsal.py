@@ -39,6 +39,8 @@ def _narrower(bit: Bit, entry: Channels) -> Bit:
 
 def _norm_free(bit: Bit, entry: NormFree) -> Bit:
     norms = to_freeze(bit, entry, lambda norms: dict.fromkeys(norms, 0.0))
+    if not norms:
+        raise WrongValue(f"norms is {entry.norms}, but the parts before leave nothing to freeze")
     return bit.with_weights(bit.weights, frozen_norms=bit.architecture.frozen_norms | dict.fromkeys(norms, 1.0))
 
 

@@ -9,7 +9,7 @@ from bitlite.workflow.errors import missing
 from bitlite.workflow.files import read_csv
 
 # In the order of the report.
-TYPES = {"conv": "Convolutions", "norm": "GroupNorm", "other": "Rest"}
+TYPES = {"conv": "Convolutions", "norm": "Norms", "other": "Rest"}
 DELEGATE = "xnnpack"
 # A signal this many decibels above its error shows no shade; the rule of thumb is 6 dB a bit, so 8 bits.
 FAITHFUL_DB = 48

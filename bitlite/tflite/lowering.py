@@ -52,11 +52,10 @@ def steps(bit: Bit) -> Graph:
         shape = [1, -(-height // stride), -(-width // stride), constants[0].shape[3]]
         return graph.operator("conv", f"{MODEL}/{path}", [x, *constants], shape, stride=stride)
 
-    def norm_relu(x: Tensor, path: str, *, only: bool = True) -> Tensor:
-        """only: whether nothing but the norm reads x."""
+    def norm_relu(x: Tensor, path: str) -> Tensor:
         gamma, beta = weights[f"{path}/gamma"], weights[f"{path}/beta"]
         if path in architecture.frozen_norms:
-            type, settings = "frozen_norm", {"only": only}
+            type, settings = "frozen_norm", {}
             gamma = gamma / (architecture.frozen_norms[path] * powers[path])
         else:
             type, settings = "group_norm", {"groups": bit.groups(path), "power": powers[path]}
@@ -71,7 +70,7 @@ def steps(bit: Bit) -> Graph:
         _, height, width, channels = x.shape
         x = graph.operator("pool", f"{MODEL}/{POOL}", [x], [1, -(-height // 2), -(-width // 2), channels])
     for unit in bit.units:
-        preactivated = norm_relu(x, unit.norm("a"), only=bit.projects(unit))
+        preactivated = norm_relu(x, unit.norm("a"))
         if bit.projects(unit):
             x = conv(preactivated, unit.projection, unit.stride)
         y = conv(preactivated, unit.conv("a"))
@@ -174,11 +173,16 @@ def _is_weight(tensor: Tensor) -> bool:
 
 
 def folded_norm(graph: Graph, operator: Operator) -> Tensor | None:
-    """A frozen norm in the kernel and the bias of the convolution before it, if nothing else reads that."""
-    before = graph.operators[-1] if graph.operators else operator
-    if operator.type != "frozen_norm" or not operator.options["only"] or before.type != "conv":
+    """A frozen norm in the kernel and the bias of the convolution before it, which nothing else reads.
+
+    That is so inside the bottlenecks, and behind a root without a pool.
+    """
+    if operator.type != "frozen_norm":
         return None
-    _, gamma, beta = operator.inputs
+    x, gamma, beta = operator.inputs
+    before = graph.operators[-1]
+    if before.type != "conv" or before.output is not x:
+        return None
     image, kernel = before.inputs
     graph.operators[-1] = replace(before, inputs=(image, replace(kernel, data=kernel.data * gamma.data), beta))
     return before.output

@@ -37,9 +37,11 @@ class PrunedScores(ModelScores):
     """metrics/prune/P.json: a pruned and recovered model.
 
     accuracy_before_recovery: share of the test images, 0..1, that it classified rightly before it was trained on.
+    frozen_norms: how many of its norms have constants for statistics.
     """
 
     accuracy_before_recovery: float
+    frozen_norms: int
 
 
 @dataclass(frozen=True)
