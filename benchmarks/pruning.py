@@ -35,12 +35,12 @@ from bitlite.litert import latency, runtime
 from bitlite.profiling.machine import cpu
 from bitlite.pruning.importance import sampled
 from bitlite.pruning.methods import prune
-from bitlite.pruning.recovery import recover, recovery_recipe
+from bitlite.pruning.recovery import recover
 from bitlite.tflite import conversion
 from bitlite.training.batches import Images
 from bitlite.training.inference import predict
 from bitlite.training.loop import Run
-from bitlite.training.recipe import Recipe
+from bitlite.training.recipe import Recipe, recovery_recipe
 from bitlite.workflow.params import (
     Calibrated,
     Channels,

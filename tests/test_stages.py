@@ -340,7 +340,7 @@ finetune.Checkpoint = partial(finetune.Checkpoint, seconds=0)
 finetune.main()
 """
     process = subprocess.Popen([sys.executable, "-c", slow], env=os.environ | {"PYTHONPATH": str(ROOT)})
-    while not any(interrupted().glob("*.npz")):
+    while not any(interrupted().glob("*/*.npz")):
         assert process.poll() is None
         time.sleep(0.05)
     process.kill()

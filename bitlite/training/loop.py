@@ -25,6 +25,7 @@ LOGGED, VALIDATED = 50, 10
 # A weight that grows to so many times the largest one at the start, or 1, runs away. Trained well they grow by a few
 # per cent; a rate some 30 times too high for bit-tiny makes them 40 times as large and useless.
 RUNAWAY = 100
+INFINITE = "the loss is not finite"
 
 # Takes the number of steps done and values by name.
 Log = Callable[[int, dict[str, float]], None]
@@ -61,14 +62,15 @@ def fit(
 
     `teacher` is needed if the recipe has `distillation`. `log` gets `loss`, `accuracy` (means over the batches since it
     was called last), `learning_rate`, and at times `validation_accuracy`. Equal arguments on an equal machine give
-    bit-equal weights, interrupted or not. Raises WrongValue if the devices or the recipe's `batch_split` don't divide
-    its `batch_size`, and if the loss or the weights run away; then the checkpoint is removed.
+    bit-equal weights, interrupted or not; a training that `checkpoint` has finished is not done again. Raises
+    WrongValue if the devices or the recipe's `batch_split` don't divide its `batch_size`, and if the loss or the
+    weights run away; then the run is removed from the checkpoint.
 
     Where only the head is trained, on images that are the same in every epoch, features are computed once.
     """
     tf.keras.utils.set_random_seed(run.seed)
     tf.config.experimental.enable_op_determinism()
-    fingerprint = checkpoint and checkpoint.fingerprint(run.recipe, run.seed, model)
+    fingerprint = checkpoint and checkpoint.fingerprint(run.recipe, run.seed, model, teacher)
     most = RUNAWAY * max(1.0, _largest(model))
     if not run.recipe.augments and not run.recipe.distillation and network.only_head_trained(model):
         model, run = _on_features(model, run)
@@ -110,7 +112,7 @@ def fit(
                 checkpoint.save(fingerprint, variables, progress)
                 saved = time.monotonic()
     if checkpoint:
-        checkpoint.remove(fingerprint)
+        checkpoint.finish(fingerprint, variables, progress)
 
 
 def _largest(model: tf.keras.Model) -> float:
@@ -121,14 +123,14 @@ def _largest(model: tf.keras.Model) -> float:
 def _wrong(progress: Progress, model: tf.keras.Model, most: float, *, look: bool) -> str | None:
     """What is wrong with the last step, if something is: its loss or, where `look` asks for them, the weights."""
     if not np.isfinite(progress.recent[-1][0]):
-        return "the loss is not finite"
+        return INFINITE
     if look and not (largest := _largest(model)) <= most:
         return f"a weight has grown to {largest:.2g}"
     return None
 
 
 def _astray(recipe: Recipe, step: int, wrong: str) -> WrongValue:
-    if step == 1 and recipe.distillation:  # no weight had changed before
+    if step == 1 and recipe.distillation and wrong == INFINITE:  # no weight had changed before
         return WrongValue(f"temperature is {recipe.temperature:g}: at step 1 {wrong}; try 2")
     rate = min(recipe.learning_rate / 10, hyperrule.peak_rate(recipe.batch_size))
     return WrongValue(f"learning_rate is {recipe.learning_rate:g}: at step {step} {wrong}; try {rate:.1g}")
