@@ -192,9 +192,9 @@ class Channels(Recovery):
 
     @property
     def cuts(self) -> tuple["Channels", ...]:
-        """An entry for each round, with the share of the whole that it leaves: equal parts of what is left by then."""
+        """An entry for each round, with the share of the whole that it leaves; each takes as much of the whole."""
         key, share = self.size
-        shares = (share ** (number / self.rounds) for number in range(1, self.rounds + 1))
+        shares = (share + (1 - share) * (1 - number / self.rounds) for number in range(1, self.rounds + 1))
         return tuple(self.model_copy(update={key: each, "rounds": 1}) for each in shares)
 
     @property
