@@ -47,16 +47,13 @@ def recover(
     bit = finetuned.folded()
     sample, done = partial(sampled, run, bit), 0
     if checkpoint:
+        # What tfmot does is in its weights only in part: the entry tells the rest.
         checkpoint = replace(checkpoint, series=repr((checkpoint.identity, entry, run.recipe, run.seed)))
     for key, part in keyed(entry):
         whole, recipes = bit, recovery_recipes(part, run.recipe, examples=len(run.train.labels))
         for cut, recipe in zip(part.cuts, recipes, strict=True):
-            train = partial(
-                fit,
-                run=replace(run, recipe=recipe),
-                log=partial(_counted_on, log, done),
-                checkpoint=checkpoint and replace(checkpoint, identity=f"{checkpoint.identity} {cut!r}"),
-            )
+            log_on = partial(_counted_on, log, done)
+            train = partial(fit, run=replace(run, recipe=recipe), log=log_on, checkpoint=checkpoint)
             done += recipe.steps
             with under(key):
                 only = part is entry and len(recipes) == 1  # which is pruned already

@@ -36,11 +36,11 @@ class Progress:
 class Checkpoint:
     """A folder in `directory` for each unfinished run, and in it a file for each of its trainings.
 
-    The file is written every so many `seconds`. A training goes on from its own file alone: of this identity, recipe,
-    seed, first weights, trained weights, teacher and precision. Runs beside each other share the directory, which holds
-    the last KEPT folders.
-    identity: digest of the data, and of what else decides the outcome. series: what tells a run from others that has
-    several trainings, one after the other; the finished ones stay until the run is removed. None: a training is a run.
+    The file is written every so many `seconds`. A training goes on from its own file alone: of these data, series,
+    recipe, seed, first weights, trained weights, teacher and precision. Runs beside each other share the directory,
+    which holds the last KEPT folders.
+    identity: digest of the data. series: what tells a run of several trainings, one after the other, from all other
+    runs; its finished trainings stay until the run is removed. None: a training is a run.
     """
 
     directory: Path
@@ -51,14 +51,11 @@ class Checkpoint:
     def fingerprint(
         self, recipe: Recipe, seed: int, model: tf.keras.Model, teacher: tf.keras.Model | None = None
     ) -> str:
-        """Digest of everything that decides the outcome of a training which starts from `model`.
-
-        The weights of a model that tfmot wraps have its masks, thresholds and steps among them, but not its schedule.
-        """
+        """Digest of everything that decides the outcome of a training which starts from `model`."""
         networks = [each for each in (model, teacher) if each]
         trained = [variable.name for variable in model.trainable_variables]
         precisions = [sorted({layer.compute_dtype for layer in each.layers}) for each in networks]
-        digest = hashlib.sha256(repr((self.identity, recipe, seed, trained, precisions)).encode())
+        digest = hashlib.sha256(repr((self.identity, self.series, recipe, seed, trained, precisions)).encode())
         for variable in (variable for each in networks for variable in each.weights):
             digest.update(variable.numpy().tobytes())
         return digest.hexdigest()
