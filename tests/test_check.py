@@ -213,6 +213,18 @@ def test_a_batch_that_memory_can_not_hold_is_told(told, monkeypatch):
     assert told(finetune=large) == ""
 
 
+def test_a_batch_whose_pixels_memory_can_not_hold_is_told(told, monkeypatch):
+    """However it is split: 10^6 images of 32 x 32 pixels of 12 bytes, three times, are 36.9 GB."""
+    monkeypatch.setattr(limits, "host_memory", lambda: 36 * 10**9)
+    large = {**PARAMS["finetune"], "batch_size": 10**6, "image_size": 32, "batch_split": "auto"}
+    assert told(finetune=large) == (
+        "finetune.batch_size is 1000000: the pixels of 3 batches of 32 px, which are in memory at once, take some "
+        "37 GB, and there are 36"
+    )
+    monkeypatch.setattr(limits, "host_memory", lambda: 37 * 10**9)
+    assert told(finetune=large) == ""
+
+
 def test_parts_are_the_fewest_that_leave_room():
     outputs, weights = 10**6, 10**6
     memory = {images: limits.bytes_needed(images, outputs, weights) / limits.ROOM for images in (1, 8, 12, 24)}

@@ -4,6 +4,7 @@ import io
 import json
 import random
 import re
+import struct
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -12,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from comparisons import comparison, variant
+from picture_files import png_file, tiff_file
 from PIL import Image
+from preparing import encoded
 from ruamel.yaml import YAML
 
 from bitlite.bit.names import HEAD, ROOT
@@ -578,25 +581,39 @@ def test_snippet_of_the_card_splits_labels_at_line_feeds_alone(tflite, tmp_path,
     assert tuple(eval(line)) == labels
 
 
-@pytest.mark.parametrize("kind", ["deep", "broken EXIF"])
-def test_snippet_of_the_card_refuses_deep_samples_and_not_broken_exif(kind, tflite, tmp_path):
-    (snippet,) = re.findall(
-        r"^```python\n(.*?)^```",
-        release.card(comparison(DENSE), ORIGIN, {}, tflite["float32"], 16),
-        re.DOTALL | re.MULTILINE,
-    )
-    directory = tmp_path / "release"
+def snippet_run(tflite, directory, photo: bytes) -> subprocess.CompletedProcess:
+    """What the card's code does with this file."""
+    card = release.card(comparison(DENSE), ORIGIN, {}, tflite["float32"], 16)
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE)
     release.write(directory, tflite["float32"], LABELS, "")
-    if kind == "deep":
-        Image.fromarray(np.full((20, 30), 4095, np.uint16)).save(tmp_path / "photo.png")
-    else:
-        Image.new("RGB", (30, 20)).save(tmp_path / "photo.png", exif=b"garbage")
-    done = subprocess.run(
-        [sys.executable, "-c", snippet, str(tmp_path / "photo.png")], cwd=directory, capture_output=True, text=True
-    )
-    if kind == "deep":
-        assert done.returncode == 1 and "more than 8 bits a sample" in done.stderr
-    else:
+    (directory / "photo").write_bytes(photo)
+    return subprocess.run([sys.executable, "-c", snippet, "photo"], cwd=directory, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "photo",
+    [
+        png_file(np.full((20, 30), 4095), bits=16, color=0),
+        png_file(np.full((20, 30, 2), 4095), bits=16, color=4),
+        png_file(np.full((20, 30, 3), 4095), bits=16, color=2),
+        png_file(np.full((20, 30, 4), 4095), bits=16, color=6),
+        tiff_file(np.full((20, 30, 3), 4095, np.uint16)),
+        tiff_file(np.full((20, 30, 3), 4095, np.uint16), deflate=True),
+        tiff_file(np.full((20, 30), 0.5, np.float32)),
+    ],
+    ids=["grey", "grey and alpha", "RGB", "RGBA", "TIFF", "deflated", "float"],
+)
+def test_snippet_of_the_card_refuses_deep_samples(photo, tflite, tmp_path):
+    done = snippet_run(tflite, tmp_path / "release", photo)
+    assert done.returncode == 1 and "\nmore than 8 bits a sample" in done.stderr
+
+
+def test_snippet_of_the_card_takes_broken_exif_and_pixels_of_16_bits(tflite, tmp_path):
+    masks = struct.pack("<3I", 0xF800, 0x07E0, 0x001F)  # of a BMP of 5, 6 and 5 bits
+    header = struct.pack("<IiiHHIIiiII", 40, 30, 20, 1, 16, 3, 1200, 0, 0, 0, 0)
+    bmp = b"BM" + struct.pack("<IHHI", 66 + 1200, 0, 0, 66) + header + masks + bytes(1200)
+    for photo in (encoded(Image.new("RGB", (30, 20)), "PNG", exif=b"garbage"), bmp):
+        done = snippet_run(tflite, tmp_path / "release", photo)
         assert done.returncode == 0 and len(done.stdout.splitlines()) == 3
 
 

@@ -222,10 +222,12 @@ def test_samples_of_16_bits_are_turned(turn):
         (tiff_of(np.zeros((2, 2), "f8")), "TIFF whose samples can't be read"),
         (tiff_of(np.zeros((2, 2), "f2")), "TIFF whose samples can't be read"),
         (tiff_of(np.zeros((2, 2, 3), "f4")), "TIFF whose samples can't be read"),
-        (tiff_of(np.zeros((2, 2, 3), "u2"), tags={284: (3, [2])}), "separate planes"),
+        (tiff_of(np.zeros((2, 2, 3), "u2"), tags={284: (3, [2])}), "in separate planes, to be saved as PNG"),
+        (tiff_of(np.zeros((2, 2, 4), "u2"), tags={262: (3, [5])}), "in CMYK, to be converted to RGB"),
+        (tiff_of(np.zeros((2, 2, 5), "u1")), "TIFF whose samples can't be read .*, to be saved in grey or RGB alone"),
         (encoded(Image.new("L", (8, 8)), "JPEG").replace(b"\xff\xc0\0\x0b\x08", b"\xff\xc0\0\x0b\x0c"), "12-bit"),
     ],
-    ids=["NaN", "infinite", "float64", "float16", "float colours", "planes", "JPEG of 12 bits"],
+    ids=["NaN", "infinite", "float64", "float16", "float colours", "planes", "CMYK", "5 bands", "JPEG of 12 bits"],
 )
 def test_samples_that_can_t_be_shown_are_refused_with_the_reason(content, reason):
     with pytest.raises(Unreadable, match=reason):
@@ -430,14 +432,26 @@ def test_one_level_of_one_pixel_makes_another_image():
     assert decoding.see(small).sketch != decoding.see(changed).sketch
 
 
-def test_what_has_other_samples_is_another_image():
-    values = between(0, 4095)
-    again = values.copy()
-    again[1, 1] ^= 1
-    same = decoding.see(grey_png(values)).sketch
-    assert decoding.see(tiff_of(values, order=">")).sketch == same
-    assert decoding.see(grey_png(again)).sketch != same
-    assert decoding.see(tiff_of(values, white_is_zero=True)).sketch != same
+def test_deep_samples_are_known_as_what_is_shown_of_them():
+    for size in ((9, 14), (400, 650)):
+        grey = RANDOM.integers(256, size=size, dtype=np.uint8)
+        eight, sixteen = encoded(Image.fromarray(grey), "PNG"), grey.astype(np.uint16) * 257
+        spans = {Kind("uint16"): Span(0, 65535)}
+        for content in (grey_png(sixteen), tiff_of(sixteen, order=">"), grey_png(sixteen, before=s_bit(16))):
+            seen, same = decoding.see(content, spans=spans), decoding.see(eight)
+            assert (seen.sketch, seen.exact, seen.look) == (same.sketch, same.exact, same.look)
+            assert decoding.digest(content, spans=spans) == decoding.digest(eight)
+        changed = sixteen.copy()
+        changed[0, 0] ^= 256
+        assert decoding.digest(grey_png(changed), spans=spans) != decoding.digest(eight)
+        assert decoding.see(grey_png(sixteen)).sketch is None
+
+
+def test_hot_pixels_make_no_image_bright():
+    for values in (between(0, 4095), between(0, 4095, 9, 14, 3), between(0, 4095, 60, 50)):
+        values[2, 3] = 65535
+        seen = decoding.see(tiff_of(values))
+        assert seen.used.high == 65535 and 4000 < seen.bright <= 4095
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

@@ -103,6 +103,49 @@ def test_killed_process_leaves_the_old_and_the_next_one_cleans_up(tmp_path, writ
     assert tree(tmp_path) == expected("new")
 
 
+def test_a_directory_comes_back_if_the_new_one_can_t_take_its_place(tmp_path, monkeypatch):
+    def replace(source, target, move=os.replace):
+        if Path(target) == tmp_path / "out" and Path(source).name == "out":
+            raise OSError(errno.EIO, "no")
+        move(source, target)
+
+    write_directory(tmp_path / "out", "old")
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="no"), whole(tmp_path / "out") as temporary:
+        write_directory(temporary, "new")
+    assert tree(tmp_path) == {"out": None, "out/below": None, "out/below/old": "old"}
+
+
+def test_a_directory_comes_back_if_the_process_dies_before_the_new_one_takes_its_place(tmp_path):
+    write_directory(tmp_path / "out", "old")
+    if not (child := os.fork()):
+
+        def replace(source, target, move=os.replace):
+            move(source, target)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        os.replace = replace
+        with whole(tmp_path / "out") as temporary:
+            write_directory(temporary, "half")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError), whole(tmp_path / "out"):
+        raise ValueError
+    assert tree(tmp_path) == {"out": None, "out/below": None, "out/below/old": "old"}
+
+
+@WRITERS
+def test_what_a_living_process_writes_is_left_alone(tmp_path, write, expected):
+    with whole(tmp_path / "out") as temporary:
+        write(temporary, "first")
+        code = (
+            "import sys, pathlib; from bitlite.workflow.files import write_bytes, remove; p = pathlib.Path(sys.argv[1])"
+        )
+        code += "; write_bytes(p, b'second'); remove(p)"
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], check=True, cwd=ROOT)
+    assert tree(tmp_path) == expected("first")
+
+
 OVERLAID = """
 mount -t tmpfs tmpfs "$1" && cd "$1" && mkdir -p image/below image/out/old upper work seen &&
 mount -t overlay overlay -o userxattr,lowerdir=image,upperdir=upper,workdir=work seen || exit 77

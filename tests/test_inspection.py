@@ -79,6 +79,32 @@ def test_images_that_would_be_all_but_black_are_refused(tmp_path):
     assert sum(dataset.count(split, directory) for split in dataset.SPLITS) == 19
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda dim: png_file(dim, bits=16, color=0, before=png_chunk(b"sBIT", b"\x10")),
+        lambda dim: tiff_file(dim, {280: (3, [0]), 281: (3, [65535])}),
+    ],
+    ids=["sBIT", "MaxSampleValue"],
+)
+def test_a_declared_range_in_which_images_are_all_but_black_is_refused(tmp_path, content):
+    folder = write(tmp_path / "folder", lambda seed: content(values(seed, 4000)))
+    reason = (
+        "all but black: they use less than a 16th of 0..65535, the range that their files give, by sBIT or tags of TIFF"
+    )
+    assert f"can't be read as images, {reason} (20): " in refusal(tmp_path / "out", folder)
+
+
+def test_hot_pixels_hide_no_image_that_would_be_all_but_black(tmp_path):
+    def content(seed: int) -> bytes:
+        found = values(seed, 4095)
+        found[3, 4] = 65535
+        return png_file(found, bits=16, color=0)
+
+    message = refusal(tmp_path / "out", write(tmp_path / "folder", content))
+    assert "all but black: they use less than a 16th of 0..65535, the range of the set's uint16 samples (20)" in message
+
+
 def test_a_set_of_one_value_is_refused(tmp_path):
     folder = write_folder(tmp_path / "folder", ant=5, bee=5)
     (folder / "ant" / "black.png").write_bytes(png_file(np.zeros((16, 16), int), bits=16, color=0))
@@ -113,7 +139,8 @@ def test_shapes_on_transparent_ground_are_seen(tmp_path, background, level):
 def test_white_shapes_are_told_apart_on_black(tmp_path):
     """On white they are all the same image, and so copies of each other under two classes."""
     folder = write(tmp_path / "folder", lambda seed: encoded(drawn(seed, (255,) * 4), "PNG"))
-    assert "stands under another class too (20)" in refusal(tmp_path / "out", folder)
+    told = "under another class too, transparent ones laid on dataset.background, white (20): "
+    assert told in refusal(tmp_path / "out", folder)
     prepared(tmp_path / "out", folder, background="black", **SPLIT)
 
 
@@ -198,6 +225,19 @@ def test_a_copy_encoded_anew_under_another_class_is_told(tmp_path):
     )
 
 
+def test_copies_of_8_and_16_bits_share_a_split(tmp_path, capsys):
+    folder = tmp_path / "folder"
+    write(folder, lambda seed: png_file(values(seed, 255), bits=8, color=0))
+    for path in folder.rglob("*.png"):
+        deep = np.asarray(Image.open(path)).astype(np.uint16) * 257
+        (path.parent / f"{path.stem}w.png").write_bytes(png_file(deep, bits=16, color=0))
+    directory = prepared(tmp_path / "out", folder, **SPLIT)
+    assert f"{folder}: 40 images, 20 copies of others: " in capsys.readouterr().err
+    counts = [Counter(image.tobytes() for image in dataset.read(s, (16, 16), directory)[0]) for s in dataset.SPLITS]
+    assert [len(count) for count in counts] == [8, 6, 6]
+    assert all(set(count.values()) == {2} for count in counts)
+
+
 def test_splits_do_not_depend_on_how_images_are_encoded(tmp_path):
     def split_of(folder) -> dict:
         directory = prepared(tmp_path / f"{folder.name} prepared", folder, **SPLIT)
@@ -242,6 +282,23 @@ def test_a_copy_of_a_large_image_does_not_change_the_order_by_which_splits_are_d
         assert sorted(copied, key=copied.get) == sorted(alone, key=alone.get)
 
 
+def test_files_of_several_images_are_told_and_their_first_one_is_used(tmp_path, capsys):
+    def content(seed: int) -> bytes:
+        kind = ("TIFF", "GIF", "WEBP", "PNG", "MPO", "PNG")[seed % 6]
+        images = [noise(10 * seed + number, 16, 16) for number in range(3)]
+        others = images[1:] if seed % 6 < 5 else []
+        return encoded(images[0], kind, **({"save_all": True, "append_images": others} if others else {}))
+
+    folder = write(tmp_path / "folder", content, each=6, classes=("ant", "bee"))
+    images = read_all(prepared(tmp_path / "out", folder, **SPLIT))
+    assert len(images) == 12
+    told = [folder / name / f"{seed}.png" for label, name in enumerate(("ant", "bee")) for seed in range(6)
+            if (100 * label + seed) % 6 < 4]  # fmt: skip
+    assert f"{folder}: files of several images, of which the first is used (8): {', '.join(map(str, told))}\n" in (
+        capsys.readouterr().err
+    )
+
+
 # Likeness
 
 
@@ -265,6 +322,17 @@ def test_thumbnails_and_jpegs_encoded_anew_are_told_across_splits_and_classes(tm
         "splits": {frozenset(map(str, pair)) for pair in ((ant, thumbnail), (bee, again))},
         "classes": {frozenset(map(str, (own, torn)))},
     }
+
+
+def test_a_scan_of_16_bits_is_told_to_look_like_its_jpeg(tmp_path, capsys):
+    for split, first in (("train", 0), ("test", 10)):
+        write(tmp_path / split, lambda seed, first=first: encoded(photo(seed + first), "PNG"), each=4)
+    deep, again = tmp_path / "train" / "ant" / "scan.tif", tmp_path / "test" / "ant" / "scan.jpg"
+    grey = photo(50).convert("L")
+    deep.write_bytes(tiff_file(np.asarray(grey).astype(np.uint16) * 257))
+    grey.save(again, quality=90)
+    prepared(tmp_path / "out", tmp_path, validation=0.2)
+    assert re.search(f"1 pairs of images in different splits.*: {again} and {deep}\n", capsys.readouterr().err)
 
 
 def alike(*looks: int, splits=("train", "test")) -> list[tuple[int, int]]:

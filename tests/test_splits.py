@@ -324,7 +324,9 @@ def test_group_that_matches_no_name_is_refused(tmp_path):
     for pattern in ("^(.*)_", "x*", "(_.*)?png"):
         message = refusal(tmp_path / "out", folder, group=pattern)
         assert message == f"dataset.group is {pattern!r}, which matches no file name of {str(folder)!r}"
-    assert refusal(tmp_path / "out", "mnist5k", group="^(.*)_").endswith("matches no file name of 'mnist5k'")
+    for name in ("mnist5k", "cifar10"):
+        message = refusal(tmp_path / "out", name, group="^(.*)_")
+        assert message.endswith(f"'^(.*)_', which is about names of files in a folder, but {name!r} is none")
 
 
 def test_names_that_the_group_does_not_match_are_told(tmp_path, capsys):
@@ -337,4 +339,13 @@ def test_names_that_the_group_does_not_match_are_told(tmp_path, capsys):
 
 def test_group_of_all_images_leaves_none_to_hold_out(tmp_path):
     folder = write_folder(tmp_path / "folder", ant=9, bee=9)
-    assert "whose 18 images (groups: 1) leave none for validation" in refusal(tmp_path / "out", folder, group="png$")
+    told = refusal(tmp_path / "out", folder, group="png$")
+    assert "whose 18 images (groups: 1) leave none for validation: a group is in one split" in told
+
+
+def test_classes_of_one_image_leave_none_to_hold_out_which_is_explained(tmp_path):
+    folder = write_folder(tmp_path / "folder", ant=1, bee=1, cow=1)
+    assert refusal(tmp_path / "out", folder).endswith(
+        "whose 3 images leave none for validation: an image of each class stays in training; give the classes more "
+        "images, or raise dataset.validation"
+    )

@@ -201,8 +201,17 @@ def test_images_that_can_t_be_read_are_counted_and_named(tmp_path):
     images[2], images[5] = images[2][:200], b"no image"
     write_tfds(tmp_path / "tfds", "cifar10", {"train": [(encoded, 0) for encoded in images]}, id="")
     message = refusal(tmp_path / "out", "cifar10", data_dir=str(tmp_path / "tfds"))
-    assert message.startswith("dataset.name is 'cifar10', whose images can't be read (2): ")
+    assert message.startswith("dataset.name is 'cifar10', which has images that can't be read (2): ")
     assert message.count(" of train, ") == 2 and "none of JPEG, PNG, BMP, WEBP, GIF, TIFF" in message
+    assert message.endswith("; leave them out by dataset.on_error: skip")
+
+
+def test_images_that_can_t_be_read_are_left_out_and_printed_when_that_is_asked_for(tmp_path, capsys):
+    good = cifar_like(range(40))
+    write_tfds(tmp_path / "tfds", "cifar10", {"train": [*good, (b"no image", 3), (good[5][0][:200], 5)]}, id="")
+    directory = prepared(tmp_path / "out", "cifar10", data_dir=str(tmp_path / "tfds"), on_error="skip")
+    assert "cifar10: left out images that can't be read (2): " in capsys.readouterr().err
+    assert sorted(found for split in dataset.SPLITS for found in stored(directory, split)) == sorted(good)
 
 
 def test_images_of_16_bits_are_shown_by_the_range_that_the_set_uses(tmp_path, capsys):
@@ -276,12 +285,25 @@ def test_names_of_classes_that_would_not_come_back_are_refused(tmp_path):
     )
 
 
-def test_damaged_set_is_told_in_one_line(tmp_path):
+def test_classes_whose_names_come_back_as_one_are_refused(tmp_path):
+    """TFDS keeps names in lines of a file, without the blanks at their ends."""
+    directory = write_own(tmp_path / "tfds", {"train": 8}, classes=("ant", "ant "))
+    assert refusal(tmp_path / "out", directory).endswith("which has several classes of one name: 'ant'")
+
+
+@pytest.mark.parametrize("damaged", ["features.json", "dataset_info.json"])
+def test_damaged_set_is_told_in_one_line(tmp_path, damaged):
     directory = write_own(tmp_path / "tfds", {"train": 8})
-    (directory / "features.json").write_text("{")
-    assert refusal(tmp_path / "out", directory).startswith(
-        f"dataset.name is {str(directory)!r}, which TFDS can't load: "
-    )
+    (directory / damaged).write_text("{")
+    for name, data_dir in ((str(directory), None), ("my_set", str(tmp_path / "tfds"))):
+        assert refusal(tmp_path / "out", name, data_dir=data_dir).startswith(
+            f"dataset.name is {name!r}, which TFDS can't load: "
+        )
+
+
+def test_data_dir_that_is_not_there_is_told(tmp_path):
+    message = refusal(tmp_path / "out", "my_set", data_dir=str(tmp_path / "none"))
+    assert message.endswith(f" or in dataset.data_dir, {tmp_path / 'none'}, which is not there")
 
 
 # Sets that lie beside the project

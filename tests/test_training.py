@@ -515,33 +515,42 @@ def test_first_host(monkeypatch, config, first):
 
 
 @pytest.mark.parametrize(
-    ("changes", "part", "told"),
+    ("changes", "part", "told", "rate"),
     [
         (
             {"learning_rate": 1e9},
             "all",
             r"learning_rate is 1e\+09: at step \d+ (the loss is not|a weight has grown to) ",
+            0.1,
         ),
         (
             {"learning_rate": 100.0},
             "all",
             r"learning_rate is 100: at step \d+ (the loss is not|a weight has grown to) ",
+            0.1,
         ),
-        ({"learning_rate": 1e9, "optimizer": "adam"}, "all", r"learning_rate is 1e\+09: at step \d+ "),
+        ({"learning_rate": 1e9, "optimizer": "adam"}, "all", r"learning_rate is 1e\+09: at step \d+ ", 0.01),
         # A head alone ends up with weights of 10^8 or so, and a loss as large, but finite.
         (
             {"learning_rate": 1e9, "flip": False},
             "head",
             r"learning_rate is 1e\+09: at step 1 a weight has grown to \d\.",
+            0.1,
         ),
     ],
 )
-def test_a_rate_too_high_stops_training_and_leaves_no_checkpoint(tmp_path, changes, part, told):
+def test_a_rate_too_high_stops_training_and_leaves_no_checkpoint(tmp_path, changes, part, told, rate):
     checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
-    with pytest.raises(WrongValue, match=f"^{told}.*; try 0.0002$") as error:
+    with pytest.raises(WrongValue, match=f"^{told}.*; try {rate}$") as error:
         trained(bit_of(), replace(RECIPE, **changes), part=part, checkpoint=checkpoint)
     assert len(str(error.value).splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rate_within_reach_that_fails_gives_a_tenth_of_it(monkeypatch):
+    monkeypatch.setattr(loop, "RUNAWAY", 0)  # any weight is too large
+    with pytest.raises(WrongValue, match=r"^learning_rate is 0\.05: at step 1 a weight has grown to .*; try 0\.005$"):
+        trained(bit_of(), replace(RECIPE, learning_rate=0.05))
 
 
 def test_a_rate_to_try_is_below_the_one_that_failed_and_trains():
@@ -562,6 +571,11 @@ def test_weights_that_are_no_numbers_stop_training_at_once():
 def test_a_temperature_too_low_is_told_as_such(teacher):
     with pytest.raises(WrongValue, match="^temperature is 1e-40: at step 1 the loss is not finite; try 2$"):
         trained(bit_of(), replace(RECIPE, distillation=0.5, temperature=1e-40), teacher=teacher)
+
+
+def test_a_rate_too_high_is_told_as_such_with_a_teacher_too(teacher):
+    with pytest.raises(WrongValue, match=r"^learning_rate is 1e\+06: at step 1 a weight has grown to .*; try 0\.1$"):
+        trained(bit_of(), replace(RECIPE, distillation=0.5, temperature=2, learning_rate=1e6), teacher=teacher)
 
 
 def test_batches_are_split_as_memory_needs(run, monkeypatch):

@@ -4,13 +4,18 @@ import hashlib
 import io
 import struct
 import sys
+import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageColor, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
+from bitlite.images import depth
 from bitlite.images.depth import Kind, Samples, Span, Unreadable
+
+# Of what costs no picture, and without saying of which: much EXIF, and sizes that are decoded all the same.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # As Pillow names them. JPEG takes in MPO: several in one file, as phones write them, of which the first is the photo.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
@@ -36,18 +41,22 @@ COSINES = np.rint(2**16 * np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.aran
 class Seen(NamedTuple):
     """What decoding an image once tells of it, without its pixels."""
 
-    # SHA-256 of upright pixels, of all or of some that are evenly spread: images that differ here differ.
-    sketch: bytes
+    # SHA-256 of upright pixels, of all or of some that are evenly spread: images that differ here differ. None of
+    # samples whose range is not known.
+    sketch: bytes | None
     # Whether it is of all pixels: images that agree here are equal.
     exact: bool
     # Whether the prepared data set can hold the file's own bytes.
     kept: bool
+    # Whether the file holds others behind this one: pages, or frames of an animation. Those of an MPO are views of it.
+    several: bool
     # Its perceptual hash of 64 bits (pHash, Zauner 2010): that of thumbnails and of other encodings differs in a few.
-    # None of small images and of those of more than 8 bits.
+    # None of small images, and of samples whose range is not known.
     look: int | None = None
-    # Of an image of more than 8 bits: what its samples are, the range that they use, and the one that the file gives.
+    # Of an image of more than 8 bits, as `Samples` has them.
     kind: Kind | None = None
     used: Span | None = None
+    bright: float | None = None
     declared: Span | None = None
 
 
@@ -61,23 +70,27 @@ def upright_rgb(content: bytes, *, background: str = "white", spans: Mapping[Kin
     """
     image = _opened(content)
     if samples := _samples(content, image):
-        span = samples.declared or spans.get(samples.kind)
-        if span is None:
+        shown = _shown(samples, background, spans)
+        if shown is None:
             raise Unreadable(f"{samples.kind} samples of which it is not known what is black and what white")
-        return Image.fromarray(samples.shown(span, ImageColor.getrgb(background)))
+        return shown
     image.load()
     return _rgb(_turned(image, image), background)
 
 
-def see(content: bytes, *, background: str = "white") -> Seen:
-    """Decode an image to know it again.
+def see(content: bytes, *, background: str = "white", spans: Mapping[Kind, Span] = {}) -> Seen:
+    """Decode an image to know it again; `background` and `spans` are those of `upright_rgb`.
 
     Raises Unreadable if its samples can't be shown, or all of it is transparent, and whatever Pillow raises of a file
     that is no image.
     """
-    image = _opened(content)
+    opened, about = _opened(content), ()
+    image = opened
     if samples := _samples(content, image):
-        return Seen(samples.digest(), True, False, None, samples.kind, samples.used, samples.declared)
+        about = samples.kind, samples.used, samples.bright, samples.declared
+        image = _shown(samples, background, spans)
+        if image is None:
+            return Seen(None, False, False, False, None, *about)
     image.load()
     if image.has_transparency_data and image.convert("RGBA").getextrema()[-1] == (0, 0):
         raise Unreadable(TRANSPARENT)
@@ -85,12 +98,20 @@ def see(content: bytes, *, background: str = "white") -> Seen:
     step = max(1, min(image.size) // SKETCH)
     step -= step % 2 == 0
     sketch = _rgb(_turned(_sampled(image, step), image), background)
-    return Seen(_digest(sketch, step), step == 1, _kept(image), _look(sketch))
+    return Seen(_digest(sketch, step), step == 1, _kept(image), _holds_several(opened), _look(sketch), *about)
 
 
-def digest(content: bytes, *, background: str = "white") -> bytes:
-    """SHA-256 of all pixels of an image of 8 bits: the same for equal images, however they are encoded."""
-    return _digest(upright_rgb(content, background=background), 1)
+def digest(content: bytes, **settings) -> bytes:
+    """SHA-256 of all pixels of an image: the same for equal images, however they are encoded.
+
+    `settings` are those of `upright_rgb`.
+    """
+    return _digest(upright_rgb(content, **settings), 1)
+
+
+def is_transparent(content: bytes) -> bool:
+    """Whether the background may be seen through the image that a file shows."""
+    return _opened(content).has_transparency_data
 
 
 def png(image: Image.Image) -> bytes:
@@ -120,7 +141,8 @@ def _unread_samples(content: bytes) -> Unreadable | None:
             reader(io.BytesIO(content))
         except Exception as error:
             if "layers" in str(error) or "pixel mode" in str(error):
-                return Unreadable(f"{kind} whose samples can't be read ({error}), to be saved with 8 or 16 bits")
+                remedy = "to be saved in grey or RGB alone, of 8 or 16 unsigned bits"
+                return Unreadable(f"{kind} whose samples can't be read ({error}), {remedy}")
     return None
 
 
@@ -136,6 +158,14 @@ def _kept(image: Image.Image) -> bool:
     """Whether TFDS can decode the file: JPEG in any mode, though not turned; PNG if it is opaque and upright."""
     plain = image.mode in ("L", "RGB") and not image.has_transparency_data and _turn(image) is None
     return image.format in ("JPEG", "MPO") or (image.format == "PNG" and plain)
+
+
+def _holds_several(image: Image.Image) -> bool:
+    """Whether others lie behind this one in the file. Afterwards it may not be read again."""
+    try:
+        return image.format != "MPO" and getattr(image, "is_animated", False)
+    except Exception:  # what lies behind is damaged
+        return False
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -202,8 +232,10 @@ def _samples(content: bytes, image: Image.Image) -> Samples | None:
         type_ = TIFF_TYPES[bits, form] if tags else "float32" if image.mode == "F" else "uint16"
         values = np.asarray(_turned(image, image)).astype(type_)
     elif ";16" in layout or bits > 8:
-        if image.mode == "CMYK" or tags.get(PLANAR) == 2:
-            raise Unreadable("16 bits a sample in CMYK or in separate planes, to be converted to RGB")
+        if image.mode == "CMYK":
+            raise Unreadable("16 bits a sample in CMYK, to be converted to RGB")
+        if tags.get(PLANAR) == 2:
+            raise Unreadable("16 bits a sample in separate planes, to be saved as PNG or in one plane")
         type_, (values, alpha) = "uint16", _colours(content, layout)
     else:
         return None
@@ -228,10 +260,17 @@ def _samples(content: bytes, image: Image.Image) -> Samples | None:
         alpha,
         Kind(type_, significant if significant != 16 else None),
         used,
+        depth.bright(seen.reshape(-1, 1 if values.ndim == 2 else 3)),
         # A range that the samples leave is not theirs.
         next((span for span in declared if span.low < span.high and span.holds(used)), None),
         inverted=tags.get(PHOTOMETRIC) == 0,
     )
+
+
+def _shown(samples: Samples, background: str, spans: Mapping[Kind, Span]) -> Image.Image | None:
+    """How they look in RGB of 8 bits, if their range is known."""
+    span = samples.declared or spans.get(samples.kind)
+    return span and Image.fromarray(samples.shown(span, ImageColor.getrgb(background)))
 
 
 def _colours(content: bytes, layout: str) -> tuple[np.ndarray, np.ndarray | None]:

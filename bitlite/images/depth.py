@@ -1,6 +1,5 @@
 """Samples of more than 8 bits: what range of them is shown as black to white, and how they then look."""
 
-import hashlib
 from collections.abc import Iterable
 from functools import reduce
 from typing import NamedTuple
@@ -11,6 +10,8 @@ import numpy as np
 FEWEST_LEVELS = 32
 # An image is all but black if it uses less than this share of the range: 12 bits where others have 16.
 DARK = 1 / 16
+# Share of an image's pixels that may be brighter without making it any less dark.
+HOT = 1 / 1000
 
 
 class Unreadable(ValueError):
@@ -52,6 +53,8 @@ class Samples(NamedTuple):
     kind: Kind
     # From the least value to the largest, but for transparent pixels.
     used: Span
+    # The largest value of those pixels, but for the brightest: hot ones of a sensor show nothing.
+    bright: float
     # The range that the file gives.
     declared: Span | None = None
     # Whether the least value is white.
@@ -68,13 +71,6 @@ class Samples(NamedTuple):
         if self.alpha is not None:
             levels += (1 - self.alpha[..., None]) * (np.array(background) - levels)
         return np.rint(levels).astype(np.uint8)
-
-    def digest(self) -> bytes:
-        """SHA-256 of the values, not of how they are shown: the range of a set changes with its images."""
-        values = self.values.astype("<f4" if self.values.dtype.kind == "f" else "<i4")
-        alpha = b"" if self.alpha is None else self.alpha.astype("<f4").tobytes()
-        form = repr((values.shape, self.declared, self.inverted)).encode()
-        return hashlib.sha256(form + values.tobytes() + alpha).digest()
 
 
 def span(kind: Kind, used: Iterable[Span]) -> Span:
@@ -95,6 +91,13 @@ def span(kind: Kind, used: Iterable[Span]) -> Span:
     return Span(0, top) if low >= 0 and high - low > top * FEWEST_LEVELS / 256 else Span(low, high)
 
 
-def is_dark(used: Span, shown: Span) -> bool:
-    """Whether next to nothing could be seen of an image that uses this part of the range shown."""
-    return used.high - shown.low < DARK * (shown.high - shown.low)
+def bright(pixels: np.ndarray) -> float:
+    """The largest sample of pixels [pixels, channels] but for HOT of them, one at least."""
+    largest = pixels.max(-1)
+    place = max(0, len(largest) - 1 - max(1, int(HOT * len(largest))))
+    return np.partition(largest, place)[place].item()
+
+
+def is_dark(bright: float, shown: Span) -> bool:
+    """Whether next to nothing could be seen of an image in the range shown."""
+    return bright - shown.low < DARK * (shown.high - shown.low)

@@ -25,13 +25,17 @@ def builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder | None:
 
     data_dir: the TFDS directory that holds it or will; None for TFDS's own.
 
-    Raises InputError if TFDS knows the set, but can't load it so.
+    Raises InputError if TFDS knows the set, or it has a folder there, but can't load it so.
     """
+    data_dir = data_dir and os.path.expanduser(data_dir)
     try:
-        return tfds.builder(name, data_dir=data_dir and os.path.expanduser(data_dir))
-    except (AssertionError, ImportError, ValueError) as error:
+        return tfds.builder(name, data_dir=data_dir)
+    except Exception as error:  # that there is none, or whatever damaged files make it stumble over
         # The name may go on with a configuration or a version.
-        if re.split("[/:]", name)[0] not in tfds.list_builders(with_community_datasets=False):
+        own = re.split("[/:]", name)[0]
+        known = own in tfds.list_builders(with_community_datasets=False)
+        here = data_dir and os.path.isdir(os.path.join(data_dir, own))
+        if not known and not here and isinstance(error, AssertionError | ImportError | ValueError):
             return None
         raise InputError(f"dataset.name is {name!r}, which TFDS can't load: {one_line(error)}") from error
 

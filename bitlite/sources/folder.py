@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from bitlite.images import decoding
 from bitlite.images.dataset import SPLITS
 from bitlite.images.records import Example
 from bitlite.sources import names, pictures, tree
@@ -29,7 +30,7 @@ def source(folder: Path, *, skip: bool, group: str | None = None, background: st
     stands under several classes, and classes without images are left out and printed instead.
     """
     problems = Problems(folder)
-    found = tree.read(folder, problems)
+    found = tree.read(folder, problems, grouped=group is not None)
     images = _images(found, problems)
     paths = [image.path for image in images]
     seen = inspect(
@@ -37,11 +38,14 @@ def source(folder: Path, *, skip: bool, group: str | None = None, background: st
     )
     for path, error in seen.failed.items():
         problems.add(f"{UNREADABLE}, {pictures.reason(path, error)}", [path])
+    problems.remark("files of several images, of which the first is used", seen.several)
     for kind, span in seen.spans.items():
         problems.remark(f"images of {kind} samples, in which {span} is shown as black to white", seen.deep[kind])
     readable = [image for image in images if image.path in seen.digests]
     torn = _under_several_classes(readable, seen.digests)
-    problems.add("files whose image stands under another class too", torn)
+    laid = any(decoding.is_transparent(path.read_bytes()) for path in torn if path in seen.encoded)
+    on = f", transparent ones laid on dataset.background, {background}" if laid else ""
+    problems.add(f"files whose image stands under another class too{on}", torn)
     usable = [image for image in readable if image.path not in torn]
 
     labels = {name: label for label, name in enumerate(sorted({image.folder.name for image in usable}))}
@@ -73,10 +77,14 @@ def source(folder: Path, *, skip: bool, group: str | None = None, background: st
 def _images(found: Tree, problems: Problems) -> list[Found]:
     """The files in class folders that are meant as images. Those of other kinds are counted, without a problem."""
     paths = [file.path for file in found.files] + found.outside
-    meant = pictures.without_companions([path for path in paths if pictures.meant_as_image(path)])
-    others = Counter(map(pictures.ending, set(paths) - meant))
-    counts = [f"{number} {ending}" for ending, number in sorted(others.items())]
-    problems.remark("kinds of files that are no images, left out", counts)
+    pictured = {path for path in paths if pictures.meant_as_image(path)}
+    meant = pictures.without_companions(pictured)
+    for kind, left in (
+        ("that are no images", set(paths) - pictured),
+        ("named as an image beside them", pictured - meant),
+    ):
+        counts = sorted(Counter(map(pictures.ending, left)).items())
+        problems.remark(f"kinds of files {kind}, left out", [f"{number} {ending}" for ending, number in counts])
     outside = [path for path in found.outside if path in meant]
     problems.add(f"images outside the class folders, {tree.EXPECTED}", outside)
     raw = [file.path for file in found.files if file.path in meant and pictures.is_raw(file.path)]

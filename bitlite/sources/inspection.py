@@ -19,9 +19,9 @@ class Inspection(NamedTuple):
     """What is known of a source's images."""
 
     # Of each image that can be shown, what only equal images share: SHA-256 of pixels as they are shown, whatever the
-    # file's format; of more than 8 bits, of the samples that the file holds. That of a large image is of its sketch,
-    # with that of all pixels behind it if others share the sketch: so the order of digests, by which splits are drawn,
-    # does not change with other images.
+    # file's format. That of a large image is of its sketch, with that of all pixels behind it if others share the
+    # sketch: so the order of digests, by which splits are drawn, does not change with other images, unless these change
+    # the range of samples.
     digests: dict[Hashable, bytes]
     # Their perceptual hashes, None of small images.
     looks: dict[Hashable, int | None]
@@ -32,6 +32,8 @@ class Inspection(NamedTuple):
     # Images of more than 8 bits whose files do not say what is black and what white, and the range found for each kind.
     deep: dict[Kind, list[Hashable]]
     spans: dict[Kind, Span]
+    # Those whose files hold others behind the one that is shown.
+    several: list[Hashable]
     background: str
 
     def stored(self, where: Hashable, content: bytes) -> bytes:
@@ -42,27 +44,34 @@ class Inspection(NamedTuple):
 
 
 def inspect(located: Callable[[Collection | None], Iterable[Located]], background: str = "white") -> Inspection:
-    """Decode every image of a source once, on all cores, and again those that can't be told apart otherwise.
+    """Decode every image of a source once, on all cores, and again those that can't be known otherwise.
 
-    located: goes through the images at some places, or with None through all, and is called once or twice.
+    located: goes through the images at some places, or with None through all, and is called up to three times.
     """
     seen, failed = {}, {}
-    for where, result in in_parallel(lambda image: _attempt(decoding.see, image, background), located(None)):
+    for where, result in in_parallel(lambda image: _attempt(image, background), located(None)):
         (failed if isinstance(result, Exception) else seen)[where] = result
     deep, spans, unfit = _ranges(seen)
     failed |= unfit
     seen = {where: image for where, image in seen.items() if where not in unfit}
+
+    def again(look: Callable, only: set[Hashable]) -> Iterator[tuple[Hashable, object]]:
+        def looked(image: Located) -> tuple[Hashable, object]:
+            where, load = image
+            return where, look(load(), background=background, spans=spans)
+
+        return in_parallel(looked, located(only)) if only else iter(())
+
+    seen |= again(decoding.see, {where for where, image in seen.items() if image.sketch is None})
     digests = {where: image.sketch for where, image in seen.items()}
     alike = Counter(digests.values())
     doubtful = {where for where, image in seen.items() if not image.exact and alike[image.sketch] > 1}
-    if doubtful:
-        for where, result in in_parallel(lambda image: _attempt(decoding.digest, image, background), located(doubtful)):
-            if isinstance(result, Exception):
-                raise result
-            digests[where] += result
+    for where, rest in again(decoding.digest, doubtful):
+        digests[where] += rest
     encoded = {where for where, image in seen.items() if not image.kept}
     looks = {where: image.look for where, image in seen.items()}
-    return Inspection(digests, looks, failed, encoded, deep, spans, background)
+    several = [where for where, image in seen.items() if image.several]
+    return Inspection(digests, looks, failed, encoded, deep, spans, several, background)
 
 
 def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -78,11 +87,11 @@ def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> It
             yield waiting.popleft().result()
 
 
-def _attempt(look: Callable, image: Located, background: str) -> tuple[Hashable, object]:
-    """What `look` returns or raises of an image, behind where that is."""
+def _attempt(image: Located, background: str) -> tuple[Hashable, Seen | Exception]:
+    """What is seen of an image, or raised instead, behind where it is."""
     where, load = image
     try:
-        return where, look(load(), background=background)
+        return where, decoding.see(load(), background=background)
     except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them stumble over
         return where, error
 
@@ -95,14 +104,20 @@ def _ranges(
     for where, image in seen.items():
         if image.kind and not image.declared:
             used[image.kind][where] = image.used
-    deep, spans, unfit = {}, {}, {}
+    spans, unfit = {}, {}
     for kind, its in used.items():
         try:
-            spans[kind] = span = depth.span(kind, its.values())
+            spans[kind] = depth.span(kind, its.values())
         except Unreadable as error:
             unfit |= dict.fromkeys(its, error)
-            continue
-        dark = Unreadable(f"all but black: they use less than a 16th of {span}, the range of the set's {kind} samples")
-        unfit |= {where: dark for where, range_ in its.items() if depth.is_dark(range_, span)}
-        deep[kind] = [where for where in its if where not in unfit]
+    for where, image in seen.items():
+        span = image.declared or spans.get(image.kind)
+        if span and depth.is_dark(image.bright, span):
+            whose = (
+                "that their files give, by sBIT or tags of TIFF"
+                if image.declared
+                else f"of the set's {image.kind} samples"
+            )
+            unfit[where] = Unreadable(f"all but black: they use less than a 16th of {span}, the range {whose}")
+    deep = {kind: [where for where in its if where not in unfit] for kind, its in used.items()}
     return deep, spans, unfit

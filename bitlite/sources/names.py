@@ -43,4 +43,11 @@ def _fault(name: str) -> str | None:
 
 
 def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name.casefold())
+    """As disks compare names, by single characters: for them an ß is not ss, as it is for str.casefold."""
+    return "".join(_lower(character) for character in unicodedata.normalize("NFD", name))
+
+
+def _lower(character: str) -> str:
+    upper = character.upper()  # of σ and ς, which lower does not take for one
+    lower = (upper if len(upper) == 1 else character).lower()
+    return lower if len(lower) == 1 else character

@@ -1,6 +1,7 @@
 """Which files are meant as images, and why one can't be read: by their names and their first bytes."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -55,7 +56,7 @@ def meant_as_image(path: Path) -> bool:
         return False
 
 
-def without_companions(paths: list[Path]) -> set[Path]:
+def without_companions(paths: Collection[Path]) -> set[Path]:
     """Images without those in formats that are not decoded beside which stands one that is, of the same name."""
     shown = {path.with_suffix("") for path in paths if path.suffix.lower() in DECODED}
     return {path for path in paths if path.suffix.lower() not in RAW | OTHER or path.with_suffix("") not in shown}

@@ -1,5 +1,6 @@
 """Prepares the data set that params.yaml names: opens its source, draws splits, drops copies, writes."""
 
+import os
 import sys
 from collections import Counter, defaultdict
 from functools import partial
@@ -42,18 +43,25 @@ def prepare(params: Dataset, directory: Path = DATASET) -> None:
 
 
 def _open(params: Dataset) -> Source:
+    directory = None if params.name == "mnist5k" else _directory(params.name)
+    if params.group and not directory:
+        raise InputError(
+            f"dataset.group is {params.group!r}, which is about names of files in a folder, but {params.name!r} is none"
+        )
     if params.name == "mnist5k":
         return digits.source()
-    directory = _directory(params.name)
     prepared = catalog.builder_in(directory) if directory else catalog.builder(params.name, params.data_dir)
+    skip = params.on_error == "skip"
     if prepared:
-        return tfds_set.source(params.name, prepared, background=params.background)
+        return tfds_set.source(params.name, prepared, skip=skip, background=params.background)
     if directory:
-        skip = params.on_error == "skip"
         return folder.source(directory, skip=skip, group=params.group, background=params.background)
+    there = params.data_dir or "the folder of TFDS"
+    if params.data_dir and not os.path.isdir(os.path.expanduser(params.data_dir)):
+        there = f"dataset.data_dir, {params.data_dir}, which is not there"
     raise InputError(
         f"dataset.name is {params.name!r}: neither mnist5k, nor a folder, nor a TFDS set, be it in the catalog "
-        f"(https://www.tensorflow.org/datasets/catalog/overview) or in {params.data_dir or 'the folder of TFDS'}"
+        f"(https://www.tensorflow.org/datasets/catalog/overview) or in {there}"
     )
 
 
@@ -85,8 +93,11 @@ def _divided(own: dict[str, list[Entry]], params: Dataset) -> dict[str, list[Ent
     for name, entries in divided.items():
         if not entries:
             grouped = f" (groups: {len({entry.group for entry in own['train']})})" if params.group else ""
-            images = f"{len(drawn)} images{grouped}"
-            raise InputError(f"dataset.name is {params.name!r}, whose {images} leave none for {name}")
+            why = "a group is in one split, and " if params.group else ""
+            raise InputError(
+                f"dataset.name is {params.name!r}, whose {len(drawn)} images{grouped} leave none for {name}: {why}an "
+                f"image of each class stays in training; give the classes more images, or raise dataset.{name}"
+            )
     return divided
 
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -21,13 +21,14 @@ from bitlite.sources.splits import known
 from bitlite.workflow.errors import InputError, listed, one_line
 
 
-def source(name: str, builder: tfds.core.DatasetBuilder, *, background: str = "white") -> Source:
+def source(name: str, builder: tfds.core.DatasetBuilder, *, skip: bool = False, background: str = "white") -> Source:
     """The splits train, validation and test of a data set, under any usual name, as far as it has them with labels.
 
-    Prints to stderr which splits, and which classes without images, are left out.
+    Prints to stderr which splits, and which classes without images, are left out, and with `skip` which images that
+    can't be read.
 
-    Raises InputError if TFDS can't prepare the set, if its files or an image can't be read, if images have no single
-    class, if names of classes have a fault, or if there is no labelled split train.
+    Raises InputError if TFDS can't prepare the set, if its files or, without `skip`, an image can't be read, if images
+    have no single class, if names of classes have a fault or are alike, or if there is no labelled split train.
     """
     keys = _image_and_class(name, builder.info)
     if not builder.is_prepared():
@@ -37,7 +38,7 @@ def source(name: str, builder: tfds.core.DatasetBuilder, *, background: str = "w
     def examples(split: str) -> Iterator[Example]:
         return _examples(name, builder.info, called[split], keys)
 
-    own, fetch = _inspected(name, examples, list(called), background)
+    own, fetch = _inspected(name, examples, list(called), skip, background)
     if "train" not in own:
         raise InputError(f"dataset.name is {name!r}, which has no labelled split train; it has: {', '.join(present)}")
     taken = [called[split] for split in own]
@@ -47,7 +48,10 @@ def source(name: str, builder: tfds.core.DatasetBuilder, *, background: str = "w
     used = sorted({entry.label for entries in own.values() for entry in entries})
     if unused := [classes[label] for label in sorted(set(range(len(classes))) - set(used))]:
         print(f"{name}: left out classes without images: {listed(unused)}", file=sys.stderr)
-    if faults := names.faults(classes[label] for label in used):
+    faults = names.faults(classes[label] for label in used)
+    if twice := [ascii(one) for one, count in Counter(classes[label] for label in used).items() if count > 1]:
+        faults["several classes of one name"] = twice
+    if faults:
         told = "; ".join(f"{fault}: {listed(faulty)}" for fault, faulty in faults.items())
         raise InputError(f"dataset.name is {name!r}, which has {told}")
     label_of = {before: label for label, before in enumerate(used)}
@@ -81,11 +85,11 @@ def _called(present: Iterable[str]) -> dict[str, str]:
 
 
 def _inspected(
-    name: str, examples: Callable[[str], Iterator[Example]], splits: list[str], background: str
+    name: str, examples: Callable[[str], Iterator[Example]], splits: list[str], skip: bool, background: str
 ) -> tuple[dict[str, list[Entry]], Callable[[str, list[Entry]], Iterator[Example]]]:
     """The images of `splits` that have a label, by split and number, and what fetches some of a split.
 
-    Raises InputError naming images that can't be read.
+    Raises InputError naming images that can't be read, unless `skip`: then they are printed.
     """
     labels = {}
 
@@ -105,8 +109,13 @@ def _inspected(
     seen = inspect(located, background)
     if seen.failed:
         told = listed(f"{number} of {split}, {one_line(error)}" for (split, number), error in seen.failed.items())
-        raise InputError(f"dataset.name is {name!r}, whose images can't be read ({len(seen.failed)}): {told}")
+        problem = f"images that can't be read ({len(seen.failed)}): {told}"
+        if not skip:
+            raise InputError(f"dataset.name is {name!r}, which has {problem}; leave them out by dataset.on_error: skip")
+        print(f"{name}: left out {problem}", file=sys.stderr)
     entries = defaultdict(list)
+    if seen.several:
+        print(f"{name}: of several images in a file the first is used ({len(seen.several)} files)", file=sys.stderr)
     for kind, span in seen.spans.items():
         print(f"{name}: in images of {kind} samples {span} is shown as black to white", file=sys.stderr)
     for (split, number), digest in seen.digests.items():

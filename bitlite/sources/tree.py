@@ -46,9 +46,12 @@ class Tree(NamedTuple):
     outside: list[Path]
 
 
-def read(root: Path, problems: Problems) -> Tree:
-    """What `root` holds. Adds to `problems` what can't be reached, and layouts that mean something else."""
-    folders, outside = _layout(root, problems)
+def read(root: Path, problems: Problems, *, grouped: bool = False) -> Tree:
+    """What `root` holds. Adds to `problems` what can't be reached, and layouts that mean something else.
+
+    grouped: whether the folders below those of the classes may be groups, which bear the same names in each class.
+    """
+    folders, outside = _layout(root, problems, grouped)
     above = {os.path.realpath(folder) for folder in (root, *root.resolve().parents)}
     files = [Found(path, folder, split) for split, folder in folders for path in _files_below(folder, above, problems)]
     return Tree(files, [folder for _, folder in folders], outside)
@@ -57,7 +60,7 @@ def read(root: Path, problems: Problems) -> Tree:
 def hint(root: Path) -> str:
     """The layout expected and, for a `root` that has fewer than two classes, where they may be instead."""
     parent = Path(os.path.abspath(root)).parent
-    if _holds_images(root) and len([folder for folder in _listing(parent).folders if _holds_images(folder)]) > 1:
+    if _images_in(root) and len([folder for folder in _listing(parent).folders if _images_in(folder)]) > 1:
         return f"{EXPECTED}; did you mean {parent}?"
     below = root
     while len(folders := _listing(below).folders) == 1:
@@ -118,7 +121,7 @@ def _files_below(folder: Path, above: set[str], problems: Problems) -> Iterator[
         waiting += sorted(listing.folders, reverse=True)
 
 
-def _layout(root: Path, problems: Problems) -> tuple[list[tuple[str, Path]], list[Path]]:
+def _layout(root: Path, problems: Problems, grouped: bool) -> tuple[list[tuple[str, Path]], list[Path]]:
     """The folders of classes with their splits, and the files that lie outside of them."""
     top = _listing(root, problems)
     split_of = {folder: split for folder in top.folders if (split := splits.known(folder.name))}
@@ -134,35 +137,53 @@ def _layout(root: Path, problems: Problems) -> tuple[list[tuple[str, Path]], lis
         classes = [(split_of[folder], below) for folder in split_of for below in listings[folder].folders]
         outside = top.files + [path for listing in listings.values() for path in listing.files]
     else:
-        _refuse_splits_that_hold_no_classes(top.folders, split_of, problems)
+        refused = _refuse_splits_that_hold_no_classes(top.folders, split_of, problems)
         problems.remark("classes named as splits", split_of)
-        _remark_on_other_layouts(root, top.folders, problems)
+        _tell_of_other_splits(root, problems)
+        if not refused:
+            _tell_of_classes_below(top.folders, problems, grouped)
         classes, outside = [("train", folder) for folder in top.folders], top.files
     _refuse_splits_of_classes([folder for _, folder in classes], problems)
     _refuse_masks([folder for _, folder in classes], problems)
     return classes, outside
 
 
-def _refuse_splits_that_hold_no_classes(folders: list[Path], split_of: dict[Path, str], problems: Problems) -> None:
+def _refuse_splits_that_hold_no_classes(folders: list[Path], split_of: dict[Path, str], problems: Problems) -> bool:
+    """Whether there are any."""
     if len(set(split_of.values())) > 1:
         problems.refuse("folders named as splits, without a train that holds class folders", split_of)
-        return
+        return True
     meant_by = {folder: meant for folder in folders if (meant := _words_of_splits(folder.name))}
     meant = set().union(*meant_by.values())
     # A name with other words, such as train_station, may be a class's unless what it holds are folders.
     doubtful = [folder for folder in meant_by if not splits.known(re.sub("[^a-z]", "", folder.name.lower()))]
-    if "train" in meant and len(meant) > 1 and not any(map(_holds_images, doubtful)):
+    found = "train" in meant and len(meant) > 1 and not any(map(_images_in, doubtful))
+    if found:
         problems.refuse("folders that look like splits; name them train, validation and test to have them so", meant_by)
+    return found
 
 
-def _remark_on_other_layouts(root: Path, folders: list[Path], problems: Problems) -> None:
+def _tell_of_other_splits(root: Path, problems: Problems) -> None:
     parent = Path(os.path.abspath(root)).parent
     if own := splits.known(root.name):
         beside = [folder for folder in _listing(parent).folders if splits.known(folder.name) not in (None, own)]
         problems.remark(f"named as a split, and not used unless dataset.name is {parent}", beside)
+
+
+def _tell_of_classes_below(folders: list[Path], problems: Problems, grouped: bool) -> None:
+    """Of folders that hold the same ones: splits under names of their own, cameras or years."""
     deep = {folder: {below.name for below in _listing(folder).folders} for folder in folders if _holds_classes(folder)}
-    if len(deep) > 1 and len(shared := set.intersection(*deep.values())) > 1:
-        inside = listed(sorted(shared))
+    shared = sorted(name for name in set.intersection(*deep.values()) if not splits.known(name)) if deep else []
+    if len(deep) < 2 or len(shared) < 2:
+        return
+    inside = listed(shared)
+    if len(deep) == len(folders) and not grouped:
+        problems.refuse(
+            f"folders that all hold the folders {inside}; if those are the classes, name these train, validation and "
+            "test; if these are, give dataset.group, which says what images share a split",
+            deep,
+        )
+    else:
         problems.remark(f"taken for classes, though what lies in each may be the classes, {inside}", deep)
 
 
@@ -178,12 +199,14 @@ def _refuse_masks(classes: list[Path], problems: Problems) -> None:
 
 
 def _holds_classes(folder: Path) -> bool:
-    return bool(_listing(folder).folders) and not _holds_images(folder)
+    """Whether it holds folders, and no images beside them, or fewer than lie in them: strays."""
+    beside, below = len(_images_in(folder)), _listing(folder).folders
+    return bool(below) and (not beside or beside < sum(len(_images_in(each)) for each in below))
 
 
-def _holds_images(folder: Path) -> bool:
-    """Whether images lie in the folder itself."""
-    return any(map(pictures.meant_as_image, _listing(folder).files))
+def _images_in(folder: Path) -> list[Path]:
+    """The images that lie in the folder itself."""
+    return list(filter(pictures.meant_as_image, _listing(folder).files))
 
 
 def _words_of_splits(name: str) -> set[str]:

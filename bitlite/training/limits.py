@@ -17,6 +17,8 @@ from bitlite.workflow.errors import WrongValue
 # Bytes that a step takes: for each output of a trained convolution and image, for each weight (itself, standardised,
 # its gradients, the optimizer's), and TensorFlow itself. Measured with bit-tiny and R50x1 on a CPU, within 15 %.
 BYTES_AN_OUTPUT, BYTES_A_WEIGHT, BYTES_ANYWAY = 9, 40, 10**9
+# Bytes of an image's pixel in a batch (RGB in float32), and batches that are in memory at once: see batches.ahead.
+BYTES_A_PIXEL, BATCHES_AT_ONCE = 12, 3
 # Where nothing is kept for gradients there are as many layers' outputs at a time.
 LAYERS_AT_ONCE = 4
 # Share of the memory that `batch_split: auto` fills: images and other programs take some.
@@ -38,6 +40,13 @@ def check(recipe: Recipe, bit: Bit, *, devices: int = 1, trainable: str = "all")
         raise WrongValue(
             f"learning_rate is {recipe.learning_rate:g}: times finetune.weight_decay, {recipe.weight_decay:g}, it "
             f"takes the whole of a weight at a step; less than {1 / recipe.weight_decay:g} does not"
+        )
+    # A head alone may be trained on features, which are smaller.
+    pixels = BATCHES_AT_ONCE * BYTES_A_PIXEL * recipe.batch_size * recipe.image_size**2
+    if recipe.steps and (trainable != "head" or recipe.augments) and pixels > host_memory():
+        raise WrongValue(
+            f"batch_size is {recipe.batch_size}: the pixels of {BATCHES_AT_ONCE} batches of {recipe.image_size} px, "
+            f"which are in memory at once, take some {pixels / 1e9:.0f} GB, and there are {host_memory() / 1e9:.0f}"
         )
     images = 1 if recipe.batch_split == "auto" else images // recipe.batch_split
     outputs = kept_outputs((each.outputs, trainable == "all") for each in bit.convolutions)

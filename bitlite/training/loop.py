@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from bitlite.bit import network
 from bitlite.images import dataset
-from bitlite.training import hyperrule
 from bitlite.training.batches import Images, ahead, batches
 from bitlite.training.checkpoint import Checkpoint, Progress
 from bitlite.training.inference import inference, predict
@@ -25,7 +24,9 @@ LOGGED, VALIDATED = 50, 10
 # A weight that grows to so many times the largest one at the start, or 1, runs away. Trained well they grow by a few
 # per cent; a rate some 30 times too high for bit-tiny makes them 40 times as large and useless.
 RUNAWAY = 100
-INFINITE = "the loss is not finite"
+# The highest rates worth a try, at which bit-tiny learns. From there on down a tenth each time: large models need less,
+# and what BiT-HyperRule says for small batches is far below what small models need.
+HIGHEST_RATE = {"sgd": 0.1, "adam": 0.01}
 
 # Takes the number of steps done and values by name.
 Log = Callable[[int, dict[str, float]], None]
@@ -94,10 +95,10 @@ def fit(
             progress.recent.append(step(*batch))
             progress.done += 1
             bar.update()
-            if wrong := _wrong(progress, model, most, look=progress.done in log_at):
+            if astray := _astray(run.recipe, progress, model, most, look=progress.done in log_at):
                 if checkpoint:
                     checkpoint.remove(fingerprint)
-                raise _astray(run.recipe, progress.done, wrong)
+                raise astray
             if progress.done in log_at:
                 loss, hits = np.mean(progress.recent, axis=0)
                 progress.recent = []
@@ -120,20 +121,18 @@ def _largest(model: tf.keras.Model) -> float:
     return float(np.max([tf.reduce_max(tf.abs(each)) for each in model.trainable_variables]))
 
 
-def _wrong(progress: Progress, model: tf.keras.Model, most: float, *, look: bool) -> str | None:
+def _astray(recipe: Recipe, progress: Progress, model: tf.keras.Model, most: float, *, look: bool) -> WrongValue | None:
     """What is wrong with the last step, if something is: its loss or, where `look` asks for them, the weights."""
     if not np.isfinite(progress.recent[-1][0]):
-        return INFINITE
-    if look and not (largest := _largest(model)) <= most:
-        return f"a weight has grown to {largest:.2g}"
-    return None
-
-
-def _astray(recipe: Recipe, step: int, wrong: str) -> WrongValue:
-    if step == 1 and recipe.distillation and wrong == INFINITE:  # no weight had changed before
-        return WrongValue(f"temperature is {recipe.temperature:g}: at step 1 {wrong}; try 2")
-    rate = min(recipe.learning_rate / 10, hyperrule.peak_rate(recipe.batch_size))
-    return WrongValue(f"learning_rate is {recipe.learning_rate:g}: at step {step} {wrong}; try {rate:.1g}")
+        wrong = "the loss is not finite"
+        if progress.done == 1 and recipe.distillation:  # no weight had changed before
+            return WrongValue(f"temperature is {recipe.temperature:g}: at step 1 {wrong}; try 2")
+    elif look and not (largest := _largest(model)) <= most:
+        wrong = f"a weight has grown to {largest:.2g}"
+    else:
+        return None
+    rate = min(recipe.learning_rate / 10, HIGHEST_RATE[recipe.optimizer])
+    return WrongValue(f"learning_rate is {recipe.learning_rate:g}: at step {progress.done} {wrong}; try {rate:.1g}")
 
 
 def _on_features(model: tf.keras.Model, run: Run) -> tuple[tf.keras.Model, Run]:

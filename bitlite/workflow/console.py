@@ -6,13 +6,15 @@ import socket
 import subprocess
 import sys
 
-# Lines that TensorFlow and LiteRT write whatever the log level: that nothing is wrong, or that there is no GPU.
+# Lines that TensorFlow and LiteRT write whatever the log level, that nothing is wrong, or that there is no GPU; and
+# libtiff's, which do not say of which file: what can't be read is told with its path.
 NOTICES = (
     r"WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR",
     r"I[0-9]{4} [0-9:.]+ +[0-9]+ [^ ]+:[0-9]+\] ",
     r"E[0-9]{4} [0-9:.]+ +[0-9]+ cuda_platform\.cc:[0-9]+\] failed call to cuInit: .*UNKNOWN ERROR \(303\)",
     r"INFO: Created TensorFlow Lite XNNPACK delegate for CPU\.",
     r"fully_quantize: 0, inference_type: ",
+    r"(tempfile\.tif|TIFF[A-Za-z]+|(LZW|ZIP|Fax[34]|PackBits|JPEG|LogLuv|PixarLog|Thunder)[A-Za-z0-9]*): ",
 )
 
 

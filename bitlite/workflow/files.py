@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +20,21 @@ import numpy as np
 def whole(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, to be written as a file or made a directory; it becomes `path` on success.
 
-    If the block raises, or the process dies, `path` stays as it was.
+    If the block raises, or the process dies, `path` stays as it was. A directory can only be replaced in two steps: if
+    the process dies between them, the next one that writes or removes `path` brings it back first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_abandoned(path)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        yield scratch / path.name
-        (scratch / path.name).lstat()  # raises before the old is touched
-        if path.is_dir():  # which os.replace does not replace
-            _put_away(path, scratch / f"{path.name}-replaced")
-        os.replace(scratch / path.name, path)
-    finally:
-        shutil.rmtree(scratch)
+    with _held(scratch):
+        try:
+            yield scratch / path.name
+            (scratch / path.name).lstat()  # raises before the old is touched
+            if path.is_dir():  # which os.replace does not replace
+                _put_away(path, _replaced(path, scratch))
+            os.replace(scratch / path.name, path)
+        finally:
+            _clear(scratch, path)
 
 
 def _put_away(directory: Path, place: Path) -> None:
@@ -52,8 +55,38 @@ def remove(path: Path) -> None:
 
 
 def _clear_abandoned(path: Path) -> None:
-    for abandoned in path.parent.glob(f".{path.name}-*"):
-        shutil.rmtree(abandoned)
+    for scratch in path.parent.glob(f".{path.name}-*"):
+        # One that a living process has just done with is gone.
+        with suppress(FileNotFoundError), _held(scratch) as abandoned:
+            if abandoned:
+                _clear(scratch, path)
+
+
+@contextmanager
+def _held(scratch: Path) -> Iterator[bool]:
+    """Hold a directory, until the block ends or the process dies. Gives whether no other process holds it."""
+    descriptor = os.open(scratch, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = True
+    except OSError as error:  # some network disks lock no directories
+        free = not isinstance(error, BlockingIOError)
+    try:
+        yield free
+    finally:
+        os.close(descriptor)
+
+
+def _clear(scratch: Path, path: Path) -> None:
+    replaced = _replaced(path, scratch)
+    if replaced.exists() and not path.exists():
+        os.replace(replaced, path)
+    shutil.rmtree(scratch)
+
+
+def _replaced(path: Path, scratch: Path) -> Path:
+    """Where the old directory lies while the new one takes its place."""
+    return scratch / f"{path.name}-replaced"
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
