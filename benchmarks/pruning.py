@@ -3,6 +3,7 @@
     python -m benchmarks.pruning [STEPS]
     python -m benchmarks.pruning distillation [STEPS [SEEDS]]
     python -m benchmarks.pruning norm_free [STEPS [SEEDS]]
+    python -m benchmarks.pruning curve [EPOCHS ...]
     python -m benchmarks.pruning r50x1
 
 Run after `dvc repro`, on whatever data set that was for. Recovers each for STEPS (default auto) steps and prints
@@ -10,11 +11,15 @@ accuracy on test at once and recovered, that on validation, which choices are ma
 the dense model's; then latency, measured in turns in one run, zeros in the files and their size once compressed.
 distillation: recovery with the fine-tuned model as teacher against plain training of as many steps, on SEEDS (4) seeds.
 norm_free: what norm_free loses against the dense model, all norms and the inner ones, on SEEDS (2) seeds.
+curve: points lost against EPOCHS (2 5 10 20) of recovery by the teacher alone, on 2 seeds. It may take hours, and goes
+on after an interruption: finished runs are in models/.curve, and a started one has its checkpoint there.
 r50x1: seconds and memory that pruning a BiT-R50x1 of random weights at 224 px takes, and whether it converts in each
 scheme.
 """
 
 import gzip
+import hashlib
+import json
 import os
 import resource
 import sys
@@ -35,12 +40,14 @@ from bitlite.litert import latency, runtime
 from bitlite.profiling.machine import cpu
 from bitlite.pruning.importance import sampled
 from bitlite.pruning.methods import prune
-from bitlite.pruning.recovery import recover, recovery_recipe
+from bitlite.pruning.recovery import recover
 from bitlite.tflite import conversion
 from bitlite.training.batches import Images
+from bitlite.training.checkpoint import Checkpoint
 from bitlite.training.inference import predict
 from bitlite.training.loop import Run
-from bitlite.training.recipe import Recipe
+from bitlite.training.recipe import Recipe, recovery_recipe
+from bitlite.workflow.files import write_json
 from bitlite.workflow.params import (
     Calibrated,
     Channels,
@@ -68,6 +75,14 @@ FAST = {"method": "channels", "learning_rate": 0.01, **TAUGHT}
 DULL = 0.25
 NORM_FREE = {"method": "norm_free", "batch_size": 64, "distillation": 0.9, "temperature": 2.0}
 KEEP, MAGNITUDE = Channels(keep=0.5, **FAST), Magnitude(method="magnitude", sparsity=0.8)
+ALONE = {"distillation": 1.0, "temperature": 2.0}
+CURVES = {
+    "keep 0.5": KEEP.model_copy(update=ALONE),
+    "target_macs 0.25": Channels(target_macs=0.25, **FAST | ALONE),
+    "magnitude 0.8": MAGNITUDE.model_copy(update=ALONE),
+}
+# Where their finished runs are, and below it the unfinished ones.
+CURVE, CURVE_SEEDS = Path("models/.curve"), (0, 1)
 
 
 class Bench:
@@ -82,10 +97,15 @@ class Bench:
 
     def pruned(self, entry: Recovery, seed: int = 0) -> tuple[Bit, Bit, int]:
         """The dense model pruned at once, then recovered, and in how many steps."""
-        entry, run = entry.model_copy(update={"steps": self.steps}), replace(self.run, seed=seed)
+        entry = entry.model_copy(update={"steps": self.steps})
+        steps = recovery_recipe(entry, self.run.recipe, examples=len(self.run.train.labels)).steps
+        return *self.recovered(entry, seed), steps
+
+    def recovered(self, entry: Recovery, seed: int, checkpoint: Checkpoint | None = None) -> tuple[Bit, Bit]:
+        """The dense model pruned at once, then recovered, as `entry` says."""
+        run = replace(self.run, seed=seed)
         at_once = prune(self.dense, entry, partial(sampled, run, self.dense))
-        steps = recovery_recipe(entry, run.recipe, examples=len(run.train.labels)).steps
-        return at_once, recover(at_once, self.finetuned, entry, run), steps
+        return at_once, recover(at_once, self.finetuned, entry, run, checkpoint=checkpoint)
 
     def accuracies(self, bit: Bit) -> tuple[float, float]:
         """On test and on validation."""
@@ -159,6 +179,36 @@ def norm_free(steps: str = "auto", seeds: str = "2") -> None:
         show(f"{norms}, lost, mean", np.mean(losses, axis=0))
 
 
+def curve(*epochs: str) -> None:
+    """Print the points of accuracy that recovery loses against the dense model, by epochs, seed by seed."""
+    bench, images = Bench("auto"), dataset.digest()
+    dense, weights = bench.accuracies(bench.dense), (FINETUNED / "weights.npz").read_bytes()
+    checkpoint = Checkpoint(CURVE / "unfinished", images)
+    print(f"{'':16} {'epochs':>6} {'seed':>4} {'test':>8} {'lost':>6} {'validation':>10} {'lost':>6}", flush=True)
+
+    def show(name: str, count: str, seed: str | int, found: np.ndarray) -> None:
+        (test, validation), lost = found, 100 * np.subtract(dense, found)
+        print(
+            f"{name:16} {count:>6} {seed:>4} {test:8.4f} {lost[0]:6.2f} {validation:10.4f} {lost[1]:6.2f}", flush=True
+        )
+
+    show("dense", "", "", dense)
+    for count in epochs or ("2", "5", "10", "20"):
+        for name, entry in CURVES.items():
+            steps = round(float(count) * len(bench.run.train.labels) / entry.batch_size)
+            entry, found = entry.model_copy(update={"steps": steps}), []
+            for seed in CURVE_SEEDS:
+                key = hashlib.sha256(repr((images, bench.run.recipe, entry, seed)).encode() + weights).hexdigest()
+                file = CURVE / f"{key[:16]}.json"
+                if not file.exists():
+                    test, validation = bench.accuracies(bench.recovered(entry, seed, checkpoint)[1])
+                    write_json(file, {"test": test, "validation": validation})
+                scores = json.loads(file.read_text())
+                found.append((scores["test"], scores["validation"]))
+                show(name, count, seed, found[-1])
+            show(name, count, "mean", np.mean(found, axis=0))
+
+
 def files(dense: Bit, channels: Bit, magnitude: Bit, calibration: np.ndarray) -> None:
     """Print latency, zeros and compressed size of the pruned models' files."""
     height, width = dense.architecture.image_size
@@ -221,4 +271,5 @@ def converted(bit: Bit, entry: Quantization, calibration: np.ndarray) -> bytes:
 
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:] or ["auto"]
-    {"r50x1": r50x1, "distillation": distillation, "norm_free": norm_free}.get(what, partial(main, what))(*arguments)
+    benches = {"r50x1": r50x1, "distillation": distillation, "norm_free": norm_free, "curve": curve}
+    benches.get(what, partial(main, what))(*arguments)

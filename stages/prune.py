@@ -4,6 +4,8 @@
 
 Params pruning.P, finetune, seed; data/dataset, models/finetuned, metrics/finetune.json -> models/pruned/P,
 metrics/prune/P.json, plots/prune/P/.
+
+An interrupted recovery goes on from its last checkpoint.
 """
 
 from bitlite.bit.weights import Bit

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,14 +13,16 @@ from bitlite.pruning import speed
 from bitlite.pruning.budget import evenly, within
 from bitlite.pruning.importance import by_norm, by_taylor, loss_with, sampled
 from bitlite.pruning.methods import prune
-from bitlite.pruning.recovery import recover, recovery_recipe
+from bitlite.pruning.recovery import recover
 from bitlite.pruning.zeros import zeroed
 from bitlite.tflite import conversion
+from bitlite.training import loop
 from bitlite.training.batches import Images
+from bitlite.training.checkpoint import Checkpoint
 from bitlite.training.loop import Run
-from bitlite.training.recipe import Recipe
-from bitlite.workflow.errors import InputError
-from bitlite.workflow.params import NM, Channels, Combine, Integers, Magnitude, Uncalibrated, Units
+from bitlite.training.recipe import Recipe, recovery_recipe, recovery_recipes
+from bitlite.workflow.errors import InputError, WrongValue
+from bitlite.workflow.params import NM, Channels, Combine, Integers, Magnitude, NormFree, Uncalibrated, Units
 
 DENSE = {f"{ROOT}/kernel", f"{HEAD}/kernel"}
 UNITS = ("resnet/block1/unit01", "resnet/block1/unit02")
@@ -69,7 +72,17 @@ def no_batches():
 
 
 def recovered(bit, entry, **options):
-    return recover(prune(bit, entry, batches), bit, entry, run_of_noise(), **options)
+    run = run_of_noise()
+    return recover(prune(bit, entry, partial(sampled, run, bit)), bit, entry, run, **options)
+
+
+def equal(some, other):
+    """Whether two BiTs are so, bit for bit."""
+    return (
+        some.architecture == other.architecture
+        and some.weights.keys() == other.weights.keys()
+        and all(np.array_equal(value, other.weights[name]) for name, value in some.weights.items())
+    )
 
 
 def shares_of_zeros(bit):
@@ -307,6 +320,37 @@ def test_channels_of_a_pruned_model(bit):
     assert logits(twice).shape == (3, 3)
 
 
+def test_rounds_leave_in_the_end_what_one_cut_leaves(bit):
+    for cuts in ({"keep": 0.5}, {"keep": 0.37}, {"keep": None, "target_macs": 0.55}):
+        one, three = cut(bit, **cuts), cut(bit, **cuts, rounds=3)
+        groups = [{norm: smaller.groups(norm) for norm in bit.inner_norms} for smaller in (one, three)]
+        if cuts["keep"]:
+            assert groups[0] == groups[1]
+        else:
+            assert 0.9 * 0.55 < macs_share(three, bit) <= 0.55
+
+
+def test_each_round_ranks_anew_what_the_round_before_left(square):
+    """By hand: the first half of the way down to 4 of 8 groups leaves 6, which are trained, then ranked, then 4."""
+    entry = Channels(method="channels", keep=0.5, importance="norm", rounds=2, steps=5)
+    steps = []
+    found = recovered(square, entry, log=lambda step, values: steps.append(step))
+    assert steps == [1, 2, 3, 4, 5]
+    first = recovered(square, Channels(method="channels", keep=0.75, importance="norm", steps=2))
+    kept = evenly(by_norm(first), 4 / 6)
+    assert {norm: len(groups) for norm, groups in kept.items()} == dict.fromkeys(square.inner_norms, 4)
+    smaller = prune(first, Channels(method="channels", keep=4 / 6, importance="norm"), no_batches)
+    expected = recover(smaller, first, Channels(method="channels", keep=4 / 6, steps=3), run_of_noise())
+    assert equal(found, expected)
+
+
+def test_rounds_need_images_only_where_importance_does(square):
+    entry = Channels(method="channels", keep=0.5, rounds=4, steps=0)
+    run = run_of_noise()
+    assert equal(recover(square, square, entry, run), prune(square, entry, partial(sampled, run, square)))
+    assert prune(square, entry.model_copy(update={"importance": "norm"}), no_batches).macs < square.macs
+
+
 def test_channels_recover(square):
     smaller = cut(square, 0.5)
     untouched = recovered(square, Channels(method="channels", keep=0.5, importance="norm", steps=0))
@@ -398,12 +442,27 @@ def test_recovery_takes_more_steps_on_more_images(examples, steps):
 def test_recovery_is_as_the_entry_says_and_else_as_fine_tuning():
     entry = Channels(
         method="channels", keep=0.5, steps=100, batch_size=16, learning_rate=0.02, learning_rate_schedule="hyperrule",
-        distillation=0.5, temperature=3.0,
+        mixup=1.0, distillation=0.5, temperature=3.0,
     )  # fmt: skip
     assert recovery_recipe(entry, FINETUNING, examples=3500) == Recipe(
-        100, 16, learning_rate=0.02, resize=36, image_size=32, warmup=20, decays=(40, 60, 80), padding=2, mixup=0.1,
+        100, 16, learning_rate=0.02, resize=36, image_size=32, warmup=20, decays=(40, 60, 80), padding=2, mixup=1.0,
         flip=True, weight_decay=0.01, batch_split=4, optimizer="adam", distillation=0.5, temperature=3.0,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("mixup", "expected"), [("auto", 0.1), (0.0, 0.0), (0.4, 0.4)])
+def test_mixup_of_recovery_is_that_of_fine_tuning_or_its_own(mixup, expected):
+    entry = Magnitude(method="magnitude", mixup=mixup)
+    assert recovery_recipe(entry, FINETUNING, examples=3500).mixup == expected
+
+
+def test_rounds_share_the_steps_of_a_recovery():
+    entry = Channels(method="channels", keep=0.5, steps=100, rounds=3)
+    recipes = recovery_recipes(entry, FINETUNING, examples=3500)
+    assert [each.steps for each in recipes] == [33, 33, 34]
+    assert [each.warmup for each in recipes] == [6, 6, 6]
+    (one,) = recovery_recipes(entry.model_copy(update={"rounds": 1}), FINETUNING, examples=3500)
+    assert one == recovery_recipe(entry, FINETUNING, examples=3500)
 
 
 @pytest.mark.parametrize("finetuning", ["hyperrule", "cosine", "constant"])
@@ -430,6 +489,85 @@ def test_parts_follow_each_other(square):
     first = recovered(square, parts[0])
     then = recover(first, first, parts[1], run_of_noise())
     assert all(np.array_equal(both.weights[name], value) for name, value in then.weights.items())
+
+
+class Interruption(Exception):
+    pass
+
+
+TAUGHT = {"distillation": 1.0, "mixup": 0.5}
+CUT = Channels(method="channels", keep=0.5, importance="norm", rounds=2, steps=6, **TAUGHT)
+SPARSE = Magnitude(method="magnitude", sparsity=0.6, steps=6, **TAUGHT)
+
+
+@pytest.mark.parametrize(
+    ("entry", "stops"),
+    [
+        (CUT, (2, 5)),
+        (SPARSE, (4,)),  # zeros grow until step 2, and the masks stay from there on
+        (SPARSE.model_copy(update={"schedule": "constant"}), (2, 3)),
+        (NM(method="n_m", steps=4), (3,)),
+        (Combine(method="combine", parts=[CUT, NormFree(method="norm_free", steps=2), SPARSE]), (5, 8, 12)),
+    ],
+    ids=["rounds", "magnitude", "constant", "n_m", "combine"],
+)
+def test_interrupted_recovery_ends_as_an_unbroken_one(square, tmp_path, entry, stops):
+    curve, again = [], []
+    unbroken = recovered(square, entry, log=lambda *point: curve.append(point))
+    checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
+
+    def interrupted(at, step, values):
+        if step == at:
+            raise Interruption
+
+    for at in stops:
+        with pytest.raises(Interruption):
+            recovered(square, entry, log=partial(interrupted, at), checkpoint=checkpoint)
+        assert len(list(checkpoint.directory.iterdir())) == 1
+    assert equal(recovered(square, entry, log=lambda *point: again.append(point), checkpoint=checkpoint), unbroken)
+    assert again == curve
+    assert not any(tmp_path.iterdir())
+
+
+def test_finished_parts_are_not_trained_again(square, tmp_path, monkeypatch):
+    entry = Combine(method="combine", parts=[CUT, SPARSE])
+    checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
+
+    def log(step, values):
+        if step == 9:
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        recovered(square, entry, log=log, checkpoint=checkpoint)
+    firsts, whole = [], loop.batches
+    monkeypatch.setattr(loop, "batches", lambda *args: firsts.append((args[1].steps, args[-1])) or whole(*args))
+    recovered(square, entry, checkpoint=checkpoint)
+    assert firsts == [(3, 3), (3, 3), (6, 2)]  # steps of each training, and the first that is done
+
+
+def test_checkpoint_of_another_entry_is_ignored(square, tmp_path):
+    checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
+
+    def log(step, values):
+        if step == 3:
+            raise Interruption
+
+    some, other = (NM(method="n_m", zeros=zeros, of=of, steps=4) for zeros, of in ((2, 4), (4, 8)))
+    with pytest.raises(Interruption):  # as many zeros, and so equal weights and masks at first
+        recovered(square, some, log=log, checkpoint=checkpoint)
+    assert equal(recovered(square, other, checkpoint=checkpoint), recovered(square, other))
+
+
+def test_a_rate_too_high_names_the_part_and_leaves_no_checkpoint(square, tmp_path):
+    parts = [Channels(method="channels", keep=0.5, importance="norm", steps=2), SPARSE]
+    for index in (0, 1):
+        wrong = [part.model_copy(update={"learning_rate": 1e30}) if part is parts[index] else part for part in parts]
+        told = rf"^parts\[{index}\]\.learning_rate is 1e\+30: at step \d (the loss is not|a weight has grown)"
+        with pytest.raises(WrongValue, match=told):
+            recovered(
+                square, Combine(method="combine", parts=wrong), checkpoint=Checkpoint(tmp_path / "states", "data")
+            )
+        assert not any(tmp_path.iterdir())
 
 
 def test_importance_is_measured_on_as_many_images_as_the_model_is_small(square):

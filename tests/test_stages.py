@@ -340,12 +340,45 @@ finetune.Checkpoint = partial(finetune.Checkpoint, seconds=0)
 finetune.main()
 """
     process = subprocess.Popen([sys.executable, "-c", slow], env=os.environ | {"PYTHONPATH": str(ROOT)})
-    while not any(interrupted().glob("*.npz")):
+    while not any(interrupted().glob("*/*.npz")):
         assert process.poll() is None
         time.sleep(0.05)
     process.kill()
     process.wait()
     finetune.main()
+    assert contents("models", "metrics", "plots") == before
+
+
+def test_recovery_that_is_killed_and_run_again_gives_what_an_unbroken_one_gives(copy):
+    shared = "steps: 4, batch_size: 12, learning_rate: 0.01, distillation: 1.0, mixup: 0.5"
+    parts = f"[{{method: channels, keep: 0.5, rounds: 2, {shared}}}, {{method: magnitude, sparsity: 0.6, {shared}}}]"
+    Path("params.yaml").write_text(
+        PARAMS.replace("quantization:", f"  both: {{method: combine, parts: {parts}}}\nquantization:")
+    )
+    prune.main("both")
+    before = contents("models", "metrics", "plots")
+    for folder in (Path("models/pruned/both"), Path("plots/prune/both")):
+        shutil.rmtree(folder)
+    # Slow enough to be killed in the middle of each training, and with a checkpoint every step.
+    slow = """
+import time
+from functools import partial
+from bitlite.pruning import recovery
+from bitlite.training import loop
+from stages import prune
+batches = loop.batches
+loop.batches = lambda *args: (time.sleep(1) or batch for batch in batches(*args))
+recovery.Checkpoint = partial(recovery.Checkpoint, seconds=0)
+prune.main("both")
+"""
+    for trainings in (1, 2, 3):
+        process = subprocess.Popen([sys.executable, "-c", slow], env=os.environ | {"PYTHONPATH": str(ROOT)})
+        while len(list(interrupted().glob("*/*.npz"))) < trainings:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+    prune.main("both")
     assert contents("models", "metrics", "plots") == before
 
 

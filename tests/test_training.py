@@ -290,14 +290,26 @@ def teacher(run):
     return network.build(bit_of().with_weights(run[0]))
 
 
-def test_student_of_the_teacher_alone_ignores_labels(run, teacher):
+@pytest.mark.parametrize("recipe", [RECIPE, replace(RECIPE, mixup=1.0)], ids=["plain", "mixed"])
+def test_student_of_the_teacher_alone_ignores_labels(run, teacher, recipe):
     images = images_of(36)
     shuffled = Images(images.pixels, np.random.default_rng(0).permutation(images.labels))
-    alone = replace(RECIPE, distillation=1, temperature=2)
+    alone = replace(recipe, distillation=1, temperature=2)
     weights, curve = trained(bit_of(seed=7), alone, train=images, teacher=teacher)
     assert digest(trained(bit_of(seed=7), alone, train=shuffled, teacher=teacher)[0]) == digest(weights)
     assert curve[-1]["loss"] < curve[0]["loss"] and curve[-1]["validation_accuracy"] > 0.5
     assert digest(network.get_weights(teacher)) == digest(run[0])  # the teacher does not learn
+
+
+def test_teacher_sees_the_students_pixels(run, teacher):
+    """A student that equals its teacher has nothing to learn from it, as long as both see the same."""
+    recipe = replace(RECIPE, padding=2, mixup=1.0, steps=3, warmup=0, distillation=1)
+    weights, _ = trained(bit_of().with_weights(run[0]), recipe, teacher=teacher)
+    assert max(np.abs(weights[name] - value).max() for name, value in run[0].items()) < 1e-6
+    other = network.build(bit_of().with_weights(run[0]))
+    mirrored = tf.keras.Model(other.input, other(tf.reverse(other.input, [2])))
+    weights, _ = trained(bit_of().with_weights(run[0]), recipe, teacher=mirrored)
+    assert max(np.abs(weights[name] - value).max() for name, value in run[0].items()) > 1e-5
 
 
 def test_teachers_weight_mixes_the_losses(teacher):
@@ -371,7 +383,7 @@ def test_checkpoint_of_another_run_is_ignored(tmp_path, run, other):
             part="last_block" if other == "part" else "all", log=interrupt(12),
         )  # fmt: skip
     if other == "damage":
-        (path,) = checkpoint.directory.glob("*.npz")
+        (path,) = checkpoint.directory.glob("*/*.npz")
         path.write_bytes(path.read_bytes()[:-100])
     weights, curve = trained(bit_of(), checkpoint=replace(checkpoint, identity="data"))
     assert digest(weights) == digest(run[0])
@@ -408,6 +420,30 @@ def test_an_equal_run_beside_does_no_harm(tmp_path):
     weights, _ = trained(bit_of(), checkpoint=checkpoint, log=beside)
     assert digest(weights) == digest(trained(bit_of())[0])
     assert not any(tmp_path.iterdir())
+
+
+def test_checkpoint_of_another_teacher_is_ignored(tmp_path, run, teacher):
+    recipe, checkpoint = replace(RECIPE, distillation=1), Checkpoint(tmp_path / "states", "data", seconds=0)
+    with pytest.raises(Interruption):
+        trained(bit_of(), recipe, teacher=network.build(bit_of(seed=1)), checkpoint=checkpoint, log=interrupt(12))
+    weights, _ = trained(bit_of(), recipe, teacher=teacher, checkpoint=checkpoint)
+    assert digest(weights) == digest(trained(bit_of(), recipe, teacher=teacher)[0])
+
+
+def test_a_training_of_a_series_stays_until_the_run_is_removed(tmp_path, monkeypatch, run):
+    checkpoint = Checkpoint(tmp_path / "states", "data", series="two after each other")
+    trained(bit_of(), checkpoint=checkpoint)
+    trained(bit_of(seed=1), checkpoint=checkpoint)
+    for seed in range(KEPT - 1):  # its trainings count as one run
+        with pytest.raises(Interruption):
+            trained(bit_of(), seed=seed, checkpoint=Checkpoint(tmp_path / "states", "x", seconds=0), log=interrupt(2))
+    shown = []
+    monkeypatch.setattr(loop, "batches", lambda *args: shown.append(list(batches(*args))) or iter(shown[-1]))
+    weights, curve = trained(bit_of(), checkpoint=checkpoint)
+    assert shown == [[]]
+    assert digest(weights) == digest(run[0]) and curve == run[1]
+    checkpoint.remove()
+    assert len(list(checkpoint.directory.iterdir())) == KEPT - 1
 
 
 def test_few_unfinished_runs_are_kept(tmp_path):

@@ -22,12 +22,16 @@ COUNTED = {"target_macs": attrgetter("macs"), "target_parameters": attrgetter("k
 FLOORS = (1.0, 0.9, 0.75, 0.5)
 
 
-def evenly(importance: Importance, share: float) -> Kept:
-    """The most important groups, of every norm the same share. Raises WrongValue if that leaves a norm none."""
-    counts = {norm: round(len(values) * share) for norm, values in importance.items()}
+def evenly(importance: Importance, share: float, whole: Bit | None = None) -> Kept:
+    """The most important groups, of every norm the same share: of those that it has, or of those in `whole`.
+
+    Raises WrongValue if that leaves a norm none.
+    """
+    full = {norm: whole.groups(norm) if whole else len(values) for norm, values in importance.items()}
+    counts = {norm: round(groups * share) for norm, groups in full.items()}
     for norm, count in counts.items():
         if count < 1:
-            groups = len(importance[norm])
+            groups = full[norm]
             raise WrongValue(
                 f"keep is {share:g}, which leaves none of the {groups} groups of {norm}: more than "
                 f"{0.5 / groups:g} does"
@@ -35,8 +39,17 @@ def evenly(importance: Importance, share: float) -> Kept:
     return {norm: _best(importance[norm], count) for norm, count in counts.items()}
 
 
-def within(bit: Bit, importance: Importance, key: str, target: float, loss: Callable[[Kept], float]) -> Kept:
-    """The groups that stay if the size `key`, one of COUNTED, may be at most the share `target` of that of `bit`.
+def within(
+    bit: Bit,
+    importance: Importance,
+    key: str,
+    target: float,
+    loss: Callable[[Kept], float],
+    whole: Bit | None = None,
+) -> Kept:
+    """The groups of `bit` that stay if the size `key`, one of COUNTED, may be at most the share `target` of `whole`'s.
+
+    `whole` is by default `bit` itself.
 
     Groups go in the order of the importance that is lost for each multiply-add or weight saved. Importance holds for
     one group at a time, so by this order alone some norms would be left with next to nothing. Therefore a norm keeps at
@@ -45,14 +58,14 @@ def within(bit: Bit, importance: Importance, key: str, target: float, loss: Call
     """
     counts = {norm: len(values) for norm, values in importance.items()}
     size = size_of(bit, key)
-    full = size(counts)
+    full = whole_size(whole or bit, key)
     most = max(counts.values())
     alike = [{norm: max(1, round(count * n / most)) for norm, count in counts.items()} for n in range(1, most + 1)]
     fitting = [even for even in alike if size(even) <= target * full]
     if not fitting:
         raise WrongValue(f"{key} is {target:g}, but channels can't bring it below {size(alike[0]) / full:.3f}")
 
-    saved = {norm: full - size(counts | {norm: count - 1}) for norm, count in counts.items()}
+    saved = {norm: size(counts) - size(counts | {norm: count - 1}) for norm, count in counts.items()}
     order = sorted(
         (value / saved[norm], norm, group) for norm, values in importance.items() for group, value in enumerate(values)
     )
@@ -69,10 +82,14 @@ def within(bit: Bit, importance: Importance, key: str, target: float, loss: Call
     return min((with_floor(floor) for floor in FLOORS), key=loss)
 
 
-def least_share(bit: Bit, key: str) -> float:
-    """The share of the size `key`, one of COUNTED, that `bit` has left with one group in every inner norm."""
-    size = size_of(bit, key)
-    return size(dict.fromkeys(bit.inner_norms, 1)) / size({norm: bit.groups(norm) for norm in bit.inner_norms})
+def least_share(bit: Bit, key: str, whole: Bit) -> float:
+    """The size `key`, one of COUNTED, of `bit` with one group in every inner norm, as a share of that of `whole`."""
+    return size_of(bit, key)(dict.fromkeys(bit.inner_norms, 1)) / whole_size(whole, key)
+
+
+def whole_size(bit: Bit, key: str) -> int:
+    """The size `key`, one of COUNTED, of all convolutions of `bit`."""
+    return sum(COUNTED[key](each) for each in bit.convolutions)
 
 
 def size_of(bit: Bit, key: str) -> Callable[[Mapping[str, int]], float]:

@@ -12,28 +12,39 @@ from bitlite.workflow.params import Channels, Units
 
 
 def without_channels(
-    bit: Bit, entry: Channels, importance: Importance, loss: Callable[[Kept], float] | None, *, quick: bool = False
+    bit: Bit,
+    entry: Channels,
+    importance: Importance,
+    loss: Callable[[Kept], float] | None,
+    *,
+    whole: Bit | None = None,
+    quick: bool = False,
 ) -> Bit:
-    """The folded `bit` with only the most important of the channels inside its bottlenecks.
+    """The folded `bit` with only the most important of the channels inside its bottlenecks, in one cut.
 
     Only whole GroupNorm groups go, so that the groups that stay are normalised exactly as before; at least one group
-    of every norm stays. `entry.keep` is the share of every norm that stays. With a target each norm's share follows
-    from importance and `loss`, and the largest BiT that meets the target is taken: a share of the multiply-adds or
-    weights of the convolutions of `bit` (`target_macs`, `target_parameters`), or of the time that its file takes on
-    this very machine (`target_latency`), which makes the outcome depend on the machine.
+    of every norm stays. All shares are of `whole`, of which earlier cuts left `bit`; by default it is `bit` itself.
+    `entry.keep` is the share of every norm that stays. With a target each norm's share follows from importance and
+    `loss`, and the largest BiT that meets the target is taken: a share of the multiply-adds or weights of the
+    convolutions (`target_macs`, `target_parameters`), or of the time that the file takes on this very machine
+    (`target_latency`), which makes the outcome depend on the machine.
 
     loss: of `bit` with these groups alone, which `keep` does without. quick: tries by a few runs whether
     target_latency is in reach at all.
     Raises WrongValue if `keep` leaves a norm nothing, or if a target is out of reach, with the least that is in reach.
     """
+    whole = whole or bit
     key, share = entry.size
     if key == "keep":
-        return with_groups(bit, evenly(importance, share))
+        return with_groups(bit, evenly(importance, share, whole))
     if key != "target_latency":
-        return with_groups(bit, within(bit, importance, key, share, loss))
-    least = least_share(bit, "target_macs")
+        return with_groups(bit, within(bit, importance, key, share, loss, whole))
     return fast_enough(
-        bit, lambda macs: with_groups(bit, within(bit, importance, "target_macs", macs, loss)), least, share, quick
+        whole,
+        lambda macs: with_groups(bit, within(bit, importance, "target_macs", macs, loss, whole)),
+        least_share(bit, "target_macs", whole),
+        share,
+        quick,
     )
 
 

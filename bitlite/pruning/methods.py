@@ -10,27 +10,34 @@ from bitlite.pruning.importance import Sample, by_norm, by_taylor, loss_with
 from bitlite.pruning.norms import to_freeze
 from bitlite.pruning.zeros import zeroed
 from bitlite.training.inference import inference, mean_loss
-from bitlite.workflow.params import NM, Channels, Magnitude, NormFree, Pruning, Units
+from bitlite.workflow.params import NM, Channels, Magnitude, NormFree, Pruning, Recovery, Units
 
 
 def prune(bit: Bit, entry: Pruning, sample: Sample) -> Bit:
-    """The folded `bit` pruned at once as `entry` says, part after part, and not recovered.
+    """The folded `bit` pruned at once as `entry` says, part after part and cut after cut, and not recovered.
 
     Raises WrongValue if that can't be done.
     """
     for part in entry.parts:
-        match part:
-            case Magnitude() | NM():
-                bit = zeroed(bit, part)
-            case Channels():
-                importance = by_taylor(bit, sample()) if part.importance == "taylor" else by_norm(bit)
-                loss = loss_with(bit, list(sample())) if part.keep is None else None
-                bit = cutting.without_channels(bit, part, importance, loss)
-            case Units():
-                bit = cutting.without_units(bit, part, by_absence(bit, sample))
-            case NormFree():
-                bit = frozen(bit, to_freeze(bit, part, partial(rises_frozen, bit, sample())), sample())
+        whole = bit
+        for cut in part.cuts:
+            bit = once(bit, cut, sample, whole)
     return bit
+
+
+def once(bit: Bit, cut: Recovery, sample: Sample, whole: Bit) -> Bit:
+    """The folded `bit` pruned as `cut` says, one of an entry's cuts; those before it have left `bit` of `whole`."""
+    match cut:
+        case Magnitude() | NM():
+            return zeroed(bit, cut)
+        case Channels():
+            importance = by_taylor(bit, sample()) if cut.importance == "taylor" else by_norm(bit)
+            loss = loss_with(bit, list(sample())) if cut.keep is None else None
+            return cutting.without_channels(bit, cut, importance, loss, whole=whole)
+        case Units():
+            return cutting.without_units(bit, cut, by_absence(bit, sample))
+        case NormFree():
+            return frozen(bit, to_freeze(bit, cut, partial(rises_frozen, bit, sample())), sample())
 
 
 def by_absence(bit: Bit, sample: Sample) -> list[str]:

@@ -3,46 +3,64 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 
 from bitlite.bit import network
 from bitlite.bit.weights import Bit
 from bitlite.images import dataset
 from bitlite.pruning.importance import sampled
-from bitlite.pruning.methods import prune
+from bitlite.pruning.methods import once, prune
 from bitlite.pruning.zeros import zeroed
 from bitlite.training import measures
+from bitlite.training.checkpoint import Checkpoint
 from bitlite.training.curves import logged
 from bitlite.training.inference import predict
 from bitlite.training.loop import Log, Run, fit
-from bitlite.training.recipe import Recipe, recovery_recipe
+from bitlite.training.recipe import Recipe, recovery_recipes
 from bitlite.training.step import strategy
 from bitlite.workflow.errors import under
 from bitlite.workflow.metrics import PrunedScores
 from bitlite.workflow.params import NM, Magnitude, Params, Pruning, Recovery, keyed
+from bitlite.workflow.paths import interrupted
 from bitlite.workflow.scores import accuracy
 
-# Trains a model in place; `fit` with its run and log.
+# Trains a model in place; `fit` with its run, log and checkpoint.
 Train = Callable[..., None]
 
 
-def recover(pruned: Bit, finetuned: Bit, entry: Pruning, run: Run, log: Log = lambda step, values: None) -> Bit:
+def recover(
+    pruned: Bit,
+    finetuned: Bit,
+    entry: Pruning,
+    run: Run,
+    log: Log = lambda step, values: None,
+    checkpoint: Checkpoint | None = None,
+) -> Bit:
     """The BiT `pruned` after recovery, with the images, augmentation and seed of `run`, the fine-tuning.
 
     `pruned` is what `prune` makes of the folded `finetuned`, which is also the teacher where `entry` has distillation.
-    Zeros come while training goes on. Of a combination each part is recovered before the next one prunes, and the steps
-    that `log` gets count on from part to part.
+    Zeros come while training goes on. Of a combination each part is recovered before the next one prunes, and of a part
+    with rounds each cut before the next; the steps that `log` gets count on throughout. An interrupted recovery goes on
+    from `checkpoint`, and gives what an unbroken one gives: channels are cut anew, by the same weights, though by
+    another measurement if they have a target_latency. Raises WrongValue as `prune` and `fit` do.
     """
     bit = finetuned.folded()
-    sample = partial(sampled, run, bit)
-    recipes = [recovery_recipe(part, run.recipe, examples=len(run.train.labels)) for part in entry.parts]
-    done_before = accumulate((each.steps for each in recipes[:-1]), initial=0)
-    for (key, part), recipe, done in zip(keyed(entry), recipes, done_before, strict=True):
-        train = partial(fit, run=replace(run, recipe=recipe), log=partial(_counted_on, log, done))
-        with under(key):
-            at_once = pruned if part is entry else prune(bit, part, sample)  # an entry of one part is pruned already
-            bit = _trained_on(at_once, bit, part, recipe, train, finetuned) if recipe.steps else at_once
+    sample, done = partial(sampled, run, bit), 0
+    if checkpoint:
+        # What tfmot does is in its weights only in part: the entry tells the rest.
+        checkpoint = replace(checkpoint, series=repr((checkpoint.identity, entry, run.recipe, run.seed)))
+    for key, part in keyed(entry):
+        whole, recipes = bit, recovery_recipes(part, run.recipe, examples=len(run.train.labels))
+        for cut, recipe in zip(part.cuts, recipes, strict=True):
+            log_on = partial(_counted_on, log, done)
+            train = partial(fit, run=replace(run, recipe=recipe), log=log_on, checkpoint=checkpoint)
+            done += recipe.steps
+            with under(key):
+                only = part is entry and len(recipes) == 1  # which is pruned already
+                at_once = pruned if only else once(bit, cut, sample, whole)
+                bit = _trained_on(at_once, bit, cut, recipe, train, finetuned) if recipe.steps else at_once
+    if checkpoint:
+        checkpoint.remove()
     return bit
 
 
@@ -67,7 +85,8 @@ def _counted_on(log: Log, done: int, step: int, values: dict[str, float]) -> Non
 def prune_and_recover(finetuned: Bit, entry: Pruning, params: Params, curves: Path) -> tuple[Bit, PrunedScores]:
     """The fine-tuned BiT pruned as `entry` says and recovered, and its metrics, on the prepared data set.
 
-    Curves of the recovery go to the directory `curves`. Raises InputError if `entry` can't be done.
+    Curves of the recovery go to the directory `curves`; an interrupted one goes on from its last checkpoint. Raises
+    InputError if `entry` can't be done.
     """
     run = Run.on_dataset(params.finetune, params.seed)
     test, labels = dataset.read("test", finetuned.architecture.image_size)
@@ -76,7 +95,7 @@ def prune_and_recover(finetuned: Bit, entry: Pruning, params: Params, curves: Pa
     before = accuracy(predict(network.build(at_once), test), labels)
     devices = strategy("one" if params.finetune.devices == "one" else "all")
     with logged(curves) as log, devices.scope(), network.precision(params.finetune.precision):
-        bit = recover(at_once, finetuned, entry, run, log)
+        bit = recover(at_once, finetuned, entry, run, log, Checkpoint(interrupted(), dataset.digest()))
     scores = measures.of_model(bit, predict(network.build(bit), test), labels)
     return bit, PrunedScores(
         **vars(scores), accuracy_before_recovery=before, frozen_norms=len(bit.architecture.frozen_norms)

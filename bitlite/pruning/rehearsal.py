@@ -1,5 +1,7 @@
 """Whether a BiT has the shape that an entry of `pruning` asks for, told before it is trained. NumPy only."""
 
+from itertools import accumulate, pairwise
+
 import numpy as np
 
 from bitlite.bit.names import HEAD, ROOT
@@ -33,8 +35,18 @@ def rehearsed(bit: Bit, entry: Pruning) -> Bit:
 
 
 def _narrower(bit: Bit, entry: Channels) -> Bit:
+    lasting = _cut(bit, entry, bit)
+    if entry.rounds > 1 and entry.target_latency is None:  # what a latency leaves to each round only measuring tells
+        left = accumulate(entry.cuts, lambda before, cut: _cut(before, cut, bit), initial=bit)
+        for number, (before, after) in enumerate(pairwise(left), 1):
+            if after.macs == before.macs:
+                raise WrongValue(f"rounds is {entry.rounds}: so few channels go that round {number} would take none")
+    return lasting
+
+
+def _cut(bit: Bit, cut: Channels, whole: Bit) -> Bit:
     alike = {norm: np.ones(bit.groups(norm)) for norm in bit.inner_norms}
-    return cutting.without_channels(bit, entry, alike, lambda kept: 0.0, quick=True)
+    return cutting.without_channels(bit, cut, alike, lambda kept: 0.0, whole=whole, quick=True)
 
 
 def _norm_free(bit: Bit, entry: NormFree) -> Bit:

@@ -1,8 +1,9 @@
-"""The files from which interrupted training runs go on."""
+"""The files from which interrupted runs go on."""
 
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,15 +13,15 @@ import numpy as np
 import tensorflow as tf
 
 from bitlite.training.recipe import Recipe
-from bitlite.workflow.files import read_npz, remove, whole
+from bitlite.workflow.files import read_npz, whole
 
-# Files of unfinished runs that stay: some may never be taken up again.
+# Folders of unfinished runs that stay: some may never be taken up again.
 KEPT = 4
 
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """How far a training has come.
 
     done: steps. curve: its points so far, (step, values by name). recent: [loss, accuracy] of every step since the last
     point.
@@ -33,40 +34,47 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file in `directory` for each unfinished run, which is written every so many `seconds`.
+    """A folder in `directory` for each unfinished run, and in it a file for each of its trainings.
 
-    identity: digest of the data. A run goes on from its own file alone: of these data, recipe, seed, first weights,
-    trained weights and precision. Runs beside each other share the directory; it holds the last KEPT files.
+    The file is written every so many `seconds`. A training goes on from its own file alone: of these data, series,
+    recipe, seed, first weights, trained weights, teacher and precision. Runs beside each other share the directory,
+    which holds the last KEPT folders.
+    identity: digest of the data. series: what tells a run of several trainings, one after the other, from all other
+    runs; its finished trainings stay until the run is removed. None: a training is a run.
     """
 
     directory: Path
     identity: str
     seconds: float = 60
+    series: str | None = None
 
-    def fingerprint(self, recipe: Recipe, seed: int, model: tf.keras.Model) -> str:
-        """Digest of everything that decides the outcome of a run which starts from `model`."""
+    def fingerprint(
+        self, recipe: Recipe, seed: int, model: tf.keras.Model, teacher: tf.keras.Model | None = None
+    ) -> str:
+        """Digest of everything that decides the outcome of a training which starts from `model`."""
+        networks = [each for each in (model, teacher) if each]
         trained = [variable.name for variable in model.trainable_variables]
-        precisions = sorted({layer.compute_dtype for layer in model.layers})
-        digest = hashlib.sha256(repr((self.identity, recipe, seed, trained, precisions)).encode())
-        for variable in model.weights:
+        precisions = [sorted({layer.compute_dtype for layer in each.layers}) for each in networks]
+        digest = hashlib.sha256(repr((self.identity, self.series, recipe, seed, trained, precisions)).encode())
+        for variable in (variable for each in networks for variable in each.weights):
             digest.update(variable.numpy().tobytes())
         return digest.hexdigest()
 
     def save(self, fingerprint: str, variables: Sequence[tf.Variable], progress: Progress) -> None:
-        """Write the values of `variables` and the progress of the run that has this fingerprint."""
+        """Write the values of `variables` and the progress of the training that has this fingerprint."""
         state = json.dumps({"run": fingerprint, "done": progress.done, "curve": progress.curve})
         arrays = {f"variable{index}": variable.numpy() for index, variable in enumerate(variables)}
         # An equal run beside this one clears its scratch away, and writes the same.
         with suppress(FileNotFoundError), whole(self._file(fingerprint)) as temporary, temporary.open("wb") as file:
             np.savez(file, state=state, recent=np.reshape(progress.recent, (-1, 2)), **arrays)
         with suppress(FileNotFoundError):
-            for path in sorted(self.directory.glob("*.npz"), key=os.path.getmtime)[:-KEPT]:
-                remove(path)
+            for folder in sorted(self.directory.iterdir(), key=os.path.getmtime)[:-KEPT]:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def restore(self, fingerprint: str, variables: Sequence[tf.Variable]) -> Progress:
-        """The progress of the run that has this fingerprint, with `variables` set to its values.
+        """The progress of the training that has this fingerprint, with `variables` set to its values.
 
-        Without a file of that run, or if it is damaged, `variables` stay and there is no progress.
+        Without a file of that training, or if it is damaged, `variables` stay and there is no progress.
         """
         try:
             arrays = read_npz(self._file(fingerprint))
@@ -79,12 +87,22 @@ class Checkpoint:
             variable.assign(arrays[f"variable{index}"])
         return Progress(state["done"], [tuple(point) for point in state["curve"]], list(arrays["recent"]))
 
-    def remove(self, fingerprint: str) -> None:
-        """Remove the file of the run that has this fingerprint, if there is one."""
-        with suppress(FileNotFoundError):
-            remove(self._file(fingerprint))
-        with suppress(OSError):  # other runs have files
+    def finish(self, fingerprint: str, variables: Sequence[tf.Variable], progress: Progress) -> None:
+        """Keep what this training came to, if others of its series follow, or else remove its run."""
+        if self.series is None:
+            self.remove(fingerprint)
+        else:
+            self.save(fingerprint, variables, progress)
+
+    def remove(self, fingerprint: str = "") -> None:
+        """Remove the folder of this series, or of the training that has this fingerprint, if there is one."""
+        shutil.rmtree(self._folder(fingerprint), ignore_errors=True)
+        with suppress(OSError):  # other runs have folders
             self.directory.rmdir()
 
+    def _folder(self, fingerprint: str) -> Path:
+        series = self.series and hashlib.sha256(self.series.encode()).hexdigest()
+        return self.directory / (series or fingerprint)[:16]
+
     def _file(self, fingerprint: str) -> Path:
-        return self.directory / f"{fingerprint[:16]}.npz"
+        return self._folder(fingerprint) / f"{fingerprint[:16]}.npz"

@@ -63,14 +63,15 @@ def fit(
 
     `teacher` is needed if the recipe has `distillation`. `log` gets `loss`, `accuracy` (means over the batches since it
     was called last), `learning_rate`, and at times `validation_accuracy`. Equal arguments on an equal machine give
-    bit-equal weights, interrupted or not. Raises WrongValue if the devices or the recipe's `batch_split` don't divide
-    its `batch_size`, and if the loss or the weights run away; then the checkpoint is removed.
+    bit-equal weights, interrupted or not; a training that `checkpoint` has finished is not done again. Raises
+    WrongValue if the devices or the recipe's `batch_split` don't divide its `batch_size`, and if the loss or the
+    weights run away; then the run is removed from the checkpoint.
 
     Where only the head is trained, on images that are the same in every epoch, features are computed once.
     """
     tf.keras.utils.set_random_seed(run.seed)
     tf.config.experimental.enable_op_determinism()
-    fingerprint = checkpoint and checkpoint.fingerprint(run.recipe, run.seed, model)
+    fingerprint = checkpoint and checkpoint.fingerprint(run.recipe, run.seed, model, teacher)
     most = RUNAWAY * max(1.0, _largest(model))
     if not run.recipe.augments and not run.recipe.distillation and network.only_head_trained(model):
         model, run = _on_features(model, run)
@@ -112,7 +113,7 @@ def fit(
                 checkpoint.save(fingerprint, variables, progress)
                 saved = time.monotonic()
     if checkpoint:
-        checkpoint.remove(fingerprint)
+        checkpoint.finish(fingerprint, variables, progress)
 
 
 def _largest(model: tf.keras.Model) -> float:

@@ -1,6 +1,7 @@
 """The recipe of a training run, and the one for fine-tuning that params.yaml asks for."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import cos, pi
 
 from bitlite.images import dataset
@@ -20,7 +21,7 @@ class Recipe:
     divides it by 10 at each of `decays`, cosine lets it fall to 0, constant keeps it.
     mixup: parameter of its beta distribution; 0 is none. optimizer: sgd (with momentum) or adam.
     distillation: share of the loss that follows a teacher's outputs rather than the labels, at `temperature` (Hinton et
-    al., arXiv:1503.02531).
+    al., arXiv:1503.02531). The teacher sees what the student sees, mixup and all.
     batch_split: parts of a batch that a step computes one after the other; auto: as few as memory allows.
     """
 
@@ -81,7 +82,8 @@ def finetuning_recipe_on_dataset(params: Finetune) -> Recipe:
 def recovery_recipe(entry: Recovery, finetuning: Recipe, *, examples: int) -> Recipe:
     """The recipe by which a model recovers from `entry` that was fine-tuned by `finetuning`, on so many images.
 
-    The entry says how long and how fast; sizes of images, augmentation and weight decay are those of fine-tuning.
+    The entry says how long, how fast and how mixed; sizes of images, other augmentation and weight decay are those of
+    fine-tuning.
     """
     rule = hyperrule.schedule(examples)
     steps = round(RECOVERY_STEPS * rule.steps) if entry.steps == "auto" else entry.steps
@@ -91,9 +93,20 @@ def recovery_recipe(entry: Recovery, finetuning: Recipe, *, examples: int) -> Re
         **entry.model_dump(
             include={"batch_size", "learning_rate", "learning_rate_schedule", "distillation", "temperature"}
         ),
+        mixup=_or(entry.mixup, finetuning.mixup),
         # Folding makes kernels some ten times larger but not gammas and betas: steps follow each weight's scale.
         optimizer="adam",
     )
+
+
+def recovery_recipes(entry: Recovery, finetuning: Recipe, *, examples: int) -> list[Recipe]:
+    """As `recovery_recipe`, for each of the entry's cuts: they share its steps, and each has the schedule anew."""
+    steps, count = recovery_recipe(entry, finetuning, examples=examples).steps, len(entry.cuts)
+    ends = [steps * number // count for number in range(count + 1)]
+    return [
+        recovery_recipe(entry.model_copy(update={"steps": end - start}), finetuning, examples=examples)
+        for start, end in pairwise(ends)
+    ]
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:

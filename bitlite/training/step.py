@@ -50,6 +50,7 @@ def training_step(
         losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
         if not recipe.distillation:
             return losses
+        # On the same crops and mixtures as the student: "consistent", as Beyer et al. (arXiv:2106.05237) have it.
         followed = distillation_losses(teacher(pixels, training=False), logits, recipe.temperature)
         return (1 - recipe.distillation) * losses + recipe.distillation * followed
 
@@ -113,7 +114,10 @@ def _optimizer(recipe: Recipe) -> tf.keras.optimizers.Optimizer:
 
 
 def distillation_losses(teacher: tf.Tensor, student: tf.Tensor, temperature: float) -> tf.Tensor:
-    """Cross-entropies [batch] of softened logits [batch, classes], by temperature squared as in arXiv:1503.02531."""
+    """Cross-entropies [batch] of softened logits [batch, classes], by temperature squared as in arXiv:1503.02531.
+
+    They lie above the Kullback-Leibler divergence by what the student can't change: the entropy of the teacher's.
+    """
     targets = tf.nn.softmax(tf.cast(teacher, tf.float32) / temperature)
     losses = tf.nn.softmax_cross_entropy_with_logits(tf.stop_gradient(targets), student / temperature)
     return temperature**2 * losses

@@ -114,14 +114,23 @@ class Finetune(Section):
 
 
 class Recovery(Section):
-    """Training after pruning; with `distillation` the fine-tuned model teaches (Hinton et al., arXiv:1503.02531)."""
+    """Training after pruning; with `distillation` the fine-tuned model teaches (Hinton et al., arXiv:1503.02531).
+
+    With `distillation` 1 it alone does, as in arXiv:2106.05237 (Beyer et al.), which sets `mixup` to 1.
+    """
 
     steps: Auto | Count = "auto"
     batch_size: Positive = 32
     learning_rate: PositiveFloat = 0.003
     learning_rate_schedule: RateSchedule = "cosine"
+    mixup: Auto | Share = "auto"
     distillation: Share = 0.0
     temperature: PositiveFloat = 2.0
+
+    @property
+    def cuts(self) -> tuple["Recovery", ...]:
+        """What prunes before each round of the recovery: the entry itself, unless it has rounds."""
+        return (self,)
 
     @property
     def parts(self) -> tuple["Recovery"]:
@@ -165,6 +174,7 @@ class Channels(Recovery):
     target_parameters: ProperShare | None = None
     target_latency: ProperShare | None = None
     importance: Literal["norm", "taylor"] = "taylor"
+    rounds: Positive = 1
 
     SIZES: ClassVar = ("keep", "target_macs", "target_parameters", "target_latency")
 
@@ -173,6 +183,19 @@ class Channels(Recovery):
         if sum(getattr(self, key) is not None for key in self.SIZES) != 1:
             raise ValueError(f"needs one of {', '.join(self.SIZES)}")
         return self
+
+    @model_validator(mode="after")
+    def _steps_for_each_round(self):
+        if self.steps != "auto" and 0 < self.steps < self.rounds:
+            raise ValueError(f"steps is {self.steps}, too few for {self.rounds} rounds; 0 recovers from none")
+        return self
+
+    @property
+    def cuts(self) -> tuple["Channels", ...]:
+        """An entry for each round, with the share of the whole that it leaves; each takes as much of the whole."""
+        key, share = self.size
+        shares = (share + (1 - share) * (1 - number / self.rounds) for number in range(1, self.rounds + 1))
+        return tuple(self.model_copy(update={key: each, "rounds": 1}) for each in shares)
 
     @property
     def size(self) -> tuple[str, float]:
