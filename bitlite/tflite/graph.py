@@ -145,6 +145,26 @@ class Graph:
     def slice(self, name: str, x: Tensor, begin: Sequence[int], size: Sequence[int]) -> Tensor:
         return self.operator("SLICE", name, [x, integers(f"{name}/begin", begin), integers(f"{name}/size", size)], size)
 
+    def windows(self, name: str, x: Tensor, axis: int, side: int, stride: int) -> list[Tensor]:
+        """The first lines along `axis` of all windows of `side` lines, the second lines, and so on.
+
+        x: [1, height, width, channels], of a multiple of `stride` lines. A window begins every `stride` lines.
+        """
+        lines, below = x.shape[axis : axis + 2]
+        if stride > 1:
+            # Lines behind one another in memory are a longer one, of whose parts XNNPACK copies each as it is.
+            shape = list(x.shape)
+            shape[axis : axis + 2] = lines // stride, stride * below
+            x = self.reshape(f"{name}/pairs", x, shape)
+        size = list(x.shape)
+        size[axis : axis + 2] = (lines - side) // stride + 1, below
+        found = []
+        for line in range(side):
+            begin = [0, 0, 0, 0]
+            begin[axis : axis + 2] = line // stride, line % stride * below
+            found.append(self.slice(f"{name}/{line}", x, begin, size))
+        return found
+
     def concatenate(self, name: str, parts: Sequence[Tensor], axis: int) -> Tensor:
         shape = list(parts[0].shape)
         shape[axis] = sum(part.shape[axis] for part in parts)
