@@ -20,6 +20,7 @@ OPTIONS = {
     "CONV_2D": schema.Conv2DOptionsT,
     "DEPTHWISE_CONV_2D": schema.DepthwiseConv2DOptionsT,
     "DEQUANTIZE": schema.DequantizeOptionsT,
+    "FULLY_CONNECTED": schema.FullyConnectedOptionsT,
     "MAX_POOL_2D": schema.Pool2DOptionsT,
     "MEAN": schema.ReducerOptionsT,
     "MUL": schema.MulOptionsT,
@@ -124,6 +125,15 @@ class Graph:
         ]
         options = {"padding": padding, "strideH": stride, "strideW": stride, "dilationHFactor": 1, "dilationWFactor": 1}
         return self.operator("CONV_2D", name, [x, *constants], [1, *size, outputs], **options)
+
+    def dense(self, name: str, x: Tensor, kernel: np.ndarray, bias: np.ndarray | None = None) -> Tensor:
+        """A dense layer of every pixel of x [1, height, width, inputs], by `kernel` [inputs, outputs]."""
+        _, outputs = kernel.shape
+        constants = [
+            constant(f"{name}/kernel", kernel.T),  # as TFLite has it: [outputs, inputs]
+            constant(f"{name}/bias", np.zeros(outputs) if bias is None else bias),
+        ]
+        return self.operator("FULLY_CONNECTED", name, [x, *constants], [*x.shape[:3], outputs], keepNumDims=True)
 
     def scale_channels(self, name: str, x: Tensor, factors: Tensor, offsets: Tensor) -> Tensor:
         """x [1, height, width, channels] times a factor for each channel plus an offset, both [channels]."""
