@@ -3,6 +3,7 @@
     python -m benchmarks.conversion r50x1 [THREADS ...]      default: on 1 thread, then on 2
     python -m benchmarks.conversion schemes [THREADS ...]    default: on 1 thread
     python -m benchmarks.conversion winograd [THREADS ...]   default: on 1 thread
+    python -m benchmarks.conversion dense [THREADS ...]      default: on 1 thread
 
 r50x1: files of the same random weights at 224 px, run in turns on one image at a time, seconds and memory to convert:
     usual   a SavedModel as Google publishes it (benchmarks/hub.py), for images of this size, through
@@ -12,6 +13,7 @@ r50x1: files of the same random weights at 224 px, run in turns on one image at 
     and ours with `winograd: true`, against the same
 schemes: the fine-tuned model of this checkout in every scheme: accuracy on test, agreement with float32, size, latency.
 winograd: single 3x3 convolutions in float32: how many times as fast they are by Winograd's algorithm.
+dense: single 3x3 convolutions: how many times as fast as by int8 they are as dense layers by int4.
 
 Of each round the fastest run counts, which noise from other processes seldom reaches; ratios are of medians of these.
 """
@@ -21,8 +23,9 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +36,9 @@ from bitlite.bit.weights import Bit, untrained
 from bitlite.images import dataset
 from bitlite.litert import runtime
 from bitlite.profiling.machine import cpu
-from bitlite.tflite import calibration, conversion, schemes
-from bitlite.tflite.graph import Graph, Tensor, constant, rewritten, to_file
+from bitlite.tflite import calibration, conversion, quantizer, schemes
+from bitlite.tflite.dense import by_dense
+from bitlite.tflite.graph import Graph, Rewrite, Tensor, constant, rewritten, to_file
 from bitlite.tflite.lowering import convolution
 from bitlite.tflite.winograd import by_winograd
 from bitlite.workflow import scores
@@ -53,7 +57,12 @@ CHANNELS, SIDES = (32, 48, 64, 96, 128, 256), (4, 8, 14, 28, 56)
 
 
 def main(what: str, *threads: str) -> None:
-    measure, default = {"r50x1": (speeds, (1, 2)), "schemes": (by_scheme, (1,)), "winograd": (convolutions, (1,))}[what]
+    measure, default = {
+        "r50x1": (speeds, (1, 2)),
+        "schemes": (by_scheme, (1,)),
+        "winograd": (partial(convolutions, by_winograd, bytes), (1,)),
+        "dense": (partial(convolutions, by_dense, quantizer.dynamic), (1,)),
+    }[what]
     print(cpu(), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         measure(Path(scratch), [int(count) for count in threads] or default)
@@ -120,23 +129,26 @@ def by_scheme(scratch: Path, threads: Sequence[int]) -> None:
             print(f"{name:18}{least(times[name])}{ratio(times[name], times['dynamic'])}", flush=True)
 
 
-def convolutions(scratch: Path, threads: Sequence[int]) -> None:
-    """Print how many times as fast a convolution is by Winograd's algorithm, of images of each side with C channels."""
+def convolutions(rewrite: Rewrite, make: Callable[[bytes], bytes], scratch: Path, threads: Sequence[int]) -> None:
+    """Print how many times as fast a convolution is by `rewrite`, of images of each side with C channels.
+
+    make: what becomes of both float32 files.
+    """
     for count in threads:
         head(count, *(f"C = {channels}" for channels in CHANNELS))
         for side in SIDES:
             ratios = []
             for channels in CHANNELS:
                 files = {
-                    "plain": single(side, channels, convolution),
-                    "winograd": single(side, channels, by_winograd),
+                    "plain": make(single(side, channels, convolution)),
+                    "rewritten": make(single(side, channels, rewrite)),
                 }
                 times = in_turns(written(files, scratch), count)
-                ratios.append(ratio(times["plain"], times["winograd"]))
+                ratios.append(ratio(times["plain"], times["rewritten"]))
             print(f"{f'{side} x {side}':18}" + "".join(ratios), flush=True)
 
 
-def single(side: int, channels: int, rewrite) -> bytes:
+def single(side: int, channels: int, rewrite: Rewrite) -> bytes:
     """The file of a 3x3 convolution of `channels` in and out, over side x side pixels, lowered by `rewrite`."""
     kernel = np.random.default_rng(0).normal(size=(3, 3, channels, channels)).astype(np.float32)
     graph = Graph(Tensor("image", (1, side, side, channels)))

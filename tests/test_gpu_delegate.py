@@ -8,7 +8,7 @@ import pytest
 from test_where import tried
 
 from bitlite.litert import runtime
-from bitlite.tflite import lowering, quantizer
+from bitlite.tflite import dense, lowering, quantizer
 from bitlite.tflite.graph import Graph, Tensor, constant, rewritten, to_file
 from bitlite.where import gpu
 
@@ -26,18 +26,16 @@ def grouped(*leading):
     return to_file(graph)
 
 
-def strided(bits, lowered):
+def strided(*rewrites):
     """A projection of a first unit, with integer weights."""
     graph = Graph(Tensor("pixels", (1, 4, 4, 3)))
-    kernel = weights(1, 1, 3, 4)
-    if lowered:
-        graph.operator("conv", "conv", [graph.input, constant("kernel", kernel)], (1, 2, 2, 4), stride=2)
-    else:
-        graph.convolve("conv", graph.input, kernel, stride=2)
-    graph.reshape("outputs", graph.output, (1, 16))
-    for rewrite in lowering.REWRITES:
+    pairs = graph.concatenate("pairs", [graph.input, graph.input], axis=3)
+    kernel = weights(1, 1, 6, 200)  # enough of them that they become integers
+    graph.operator("conv", "conv", [pairs, constant("kernel", kernel)], (1, 2, 2, 200), stride=2)
+    graph.reshape("outputs", graph.output, (1, 800))
+    for rewrite in (*rewrites, lowering.convolution):
         graph = rewritten(graph, rewrite)
-    return quantizer.dynamic(to_file(graph), bits=bits)
+    return quantizer.dynamic(to_file(graph))
 
 
 def pooled(lowered):
@@ -63,14 +61,13 @@ def checked(content, tmp_path):
 
 RIGHT = {
     "leading ones": grouped(1, 1),
-    "strided int8": strided(8, lowered=True),
-    "strided int4": strided(4, lowered=True),
+    "strided int8": strided(lowering.sliced),
+    "strided int4": strided(lowering.sliced, dense.dense),
     "padded pool": pooled(lowered=True),
 }
 WRONG = {
     "first dimension": grouped(),
-    "strided int8": strided(8, lowered=False),
-    "strided int4": strided(4, lowered=False),
+    "strided int8": strided(),
     "padded pool": pooled(lowered=False),
 }
 

@@ -10,7 +10,7 @@ from test_network import PUBLISHED, SMALL, assert_close, bit_of, group_norm, pad
 from benchmarks import emulation
 from bitlite.bit import network
 from bitlite.bit.names import ROOT
-from bitlite.tflite import lowering, scaling, winograd
+from bitlite.tflite import dense, lowering, scaling, winograd
 from bitlite.tflite.graph import Graph, Tensor, constant, rewritten, to_file
 from bitlite.tflite.lowering import MODEL, lower
 
@@ -28,11 +28,11 @@ def run(graph, images):
 
 
 def one(type, path, inputs, constants, shape, rewrites=(), **options):
-    """A graph of one step of BiT on an image like `inputs`, lowered by `rewrites` and REWRITES."""
+    """A graph of one step of BiT on an image like `inputs`, lowered as `lower` does with `rewrites`."""
     graph = Graph(Tensor("pixels", (1, *inputs.shape[1:])))
     constants = [constant(name, value) for name, value in constants.items()]
     graph.operator(type, path, [graph.input, *constants], shape, **options)
-    for rewrite in (*rewrites, *lowering.REWRITES):
+    for rewrite in (lowering.sliced, *rewrites, *lowering.REWRITES):
         graph = rewritten(graph, rewrite)
     return graph
 
@@ -212,6 +212,59 @@ def test_winograd_leaves_kernels_with_zeros():
     kernel = np.ones((3, 3, 64, 64), np.float32)
     kernel[1, 2, 3, 4] = 0
     assert not winograd.gains(kernel, (8, 6))
+
+
+# Dense layers
+
+
+def types(graph):
+    return {operator.type for operator in graph.operators}
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("size", [(4, 6), (3, 6), (5, 3), (1, 1)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [1, 3])
+def test_dense_layer_of_every_pixel_is_the_convolution(side, stride, size, bias):
+    random = np.random.default_rng(0)
+    constants = {"kernel": random.normal(size=(side, side, 6, 40)).astype(np.float32)}
+    constants |= {"bias": random.normal(size=40).astype(np.float32)} if bias else {}
+    images = random.normal(1, 2, (2, *size, 6)).astype(np.float32)
+    windows = sliding_window_view(padded(images.astype(np.float64), side // 2), (side, side), axis=(1, 2))
+    expected = np.tensordot(windows[:, ::stride, ::stride], constants["kernel"], axes=([3, 4, 5], [2, 0, 1]))
+    expected += constants.get("bias", 0)
+    graph = one("conv", "conv", images, constants, (1, *expected.shape[1:]), [dense.dense], stride=stride)
+    assert "FULLY_CONNECTED" in types(graph) and "CONV_2D" not in types(graph)
+    assert_close(run(graph, images), expected, 2e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "taken"),
+    [
+        ((1, 1, 64, 2), (56, 56), True),
+        ((1, 1, 63, 64), (4, 4), False),  # int4 in pairs
+        ((3, 3, 63, 64), (4, 4), False),
+        ((3, 3, 256, 256), (14, 14), True),
+        ((3, 3, 64, 64), (8, 8), False),  # of more to copy
+        ((7, 7, 64, 64), (4, 4), False),
+    ],
+)
+def test_dense_layers_are_made_where_they_are_fast(shape, size, taken):
+    graph = Graph(Tensor("pixels", (1, *size, shape[2])))
+    graph.operator("conv", "conv", [graph.input, constant("kernel", np.ones(shape))], (1, *size, shape[3]), stride=1)
+    assert ("FULLY_CONNECTED" in types(rewritten(graph, dense.dense))) == taken
+
+
+@pytest.mark.parametrize(
+    "shape", [PUBLISHED, {**PUBLISHED, "image_size": (33, 29)}, SMALL], ids=["even", "odd", "small"]
+)
+def test_network_of_dense_layers_is_the_same_function(shape):
+    for bit in (bit_of(shape), frozen(bit_of(shape))):
+        pixels, graph = pixels_of(bit), lower(bit, [lowering.packed_root, dense.dense])
+        assert_close(run(graph, pixels), network.build(bit)(pixels).numpy())
+        # Frozen norms have gone into dense layers, with their ReLUs.
+        fused = any(each.options.get("fusedActivationFunction") for each in graph.operators if "FULLY" in each.type)
+        assert fused == bool(bit.architecture.frozen_norms)
 
 
 # Norms

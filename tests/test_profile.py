@@ -15,7 +15,7 @@ from bitlite.profiling.litert_c import Event
 from bitlite.profiling.operators import Operator
 from bitlite.profiling.profile import Recording
 from bitlite.pruning.freezing import frozen
-from bitlite.tflite import conversion
+from bitlite.tflite import conversion, convolutions
 from bitlite.workflow.params import Integers, Mixed, Uncalibrated
 
 SIZE = (24, 16)
@@ -31,7 +31,7 @@ def bit():
 def files(bit, tmp_path_factory):
     directory = tmp_path_factory.mktemp("files")
     photos = np.random.default_rng(0).integers(256, size=(4, *SIZE, 3), dtype=np.uint8)
-    schemes = {name: Uncalibrated(scheme=name) for name in ("float32", "float16", "dynamic")}
+    schemes = {name: Uncalibrated(scheme=name) for name in ("float32", "float16", "dynamic", "int4")}
     schemes["winograd"] = Uncalibrated(scheme="float32", winograd=True)
     schemes["int8"] = Integers(scheme="int8", calibration_images=4)
     schemes["int8_mixed"] = Mixed(scheme="int8_mixed", calibration_images=4)
@@ -177,7 +177,7 @@ def test_what_xnnpack_does_not_take_is_named(tmp_path):
     assert profile.delegated(file, recording) == pytest.approx(3 / 4)
 
 
-@pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int8", "int8_mixed", "winograd"])
+@pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int4", "int8", "int8_mixed", "winograd"])
 def test_delegated_operators_are_those_of_the_interpreter(files, scheme):
     path = files[scheme]
     file = operators.read(path)
@@ -191,6 +191,15 @@ def test_delegated_operators_are_those_of_the_interpreter(files, scheme):
     assert {event.node for event in recording.events} - {None} == left
     assert profile.delegated(file, recording) == pytest.approx(1 - len(left) / len(file))
     assert (scheme == "int8") == bool(left)  # pixels come as uint8
+
+
+def test_xnnpack_computes_every_int4_layer_with_int4(bit, files):
+    path = files["int4"]
+    layers = [path for path, layer in convolutions.find(path.read_bytes(), bit.paths).items() if layer.type == "int4"]
+    events = profile.record(path, np.zeros((*SIZE, 3), np.uint8), threads=1, rounds=1).events
+    found = [layer for event, layer in zip(events, profile.layers_of(operators.read(path), events), strict=True)
+             if "QC4W" in event.name]  # fmt: skip
+    assert sorted(found) == sorted(layers) and len(layers) > 5
 
 
 def test_xnnpack_takes_all_of_an_int8_file_without_norms_but_the_ends(bit, tmp_path):

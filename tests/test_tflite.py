@@ -21,6 +21,7 @@ from bitlite.litert.operators import convolutions
 from bitlite.litert.signature import signature
 from bitlite.pruning.freezing import frozen
 from bitlite.tflite import calibration, conversion, flatbuffer, quantizer, schemes
+from bitlite.tflite.convolutions import find
 from bitlite.tflite.graph import to_file
 from bitlite.tflite.lowering import lower
 from bitlite.workflow.params import Integers, Mixed, Uncalibrated
@@ -202,13 +203,23 @@ def test_winograd_does_not_touch_pruned_kernels(scheme):
     assert conversion.convert(bit, Uncalibrated(scheme=scheme, winograd=True)) == converted(scheme, bit)
 
 
+def in_int4(name):
+    """The largest number that a weight of a convolution of `bit` becomes in int4 files; None if it stays float32."""
+    # The root has fewer than 1,024 weights. The 3x3 of block1 gives 32 channels of 12 x 8 pixels, block2's 64 of 6 x 4.
+    if "root" in name:
+        return None
+    return 127 if "block1/unit01/b/" in name else 7
+
+
 def test_int4_file_is_the_keras_model_with_kernels_of_fifteen_values(bit, files):
-    def rounded(kernel):
-        scale = np.abs(kernel).max(axis=(0, 1, 2)) / 7
+    def rounded(name, kernel):
+        if not in_int4(name):
+            return kernel
+        scale = np.abs(kernel).max(axis=(0, 1, 2)) / in_int4(name)
         return np.round(kernel / scale) * scale
 
     images = photos(48)
-    coarse = bit.with_weights({**bit.weights, **{name: rounded(kernel) for name, kernel in bit.kernels.items()}})
+    coarse = bit.with_weights({**bit.weights, **{name: rounded(name, kernel) for name, kernel in bit.kernels.items()}})
     expected = network.build(coarse)(images.astype(np.float32)).numpy()
     error = runtime.Classifier(files["int4"]).logits(images) - expected
     # Activations are int8, as in the scheme dynamic.
@@ -340,9 +351,12 @@ def test_sums_have_no_relu_where_integers_end_at_zero(scheme, dropped, files, tm
 def test_kernels_are_of_the_schemes_type(bit, files):
     # As TFLite holds them, [outputs, height, width, inputs]; below 1024 values the dynamic scheme leaves them alone.
     kernels = {(value.shape[3], *value.shape[:3]) for value in bit.kernels.values() if value.size >= 1024}
-    for scheme in set(SCHEMES) - {"float16"}:
+    for scheme in set(SCHEMES) - {"float16", "int4"}:
         expected = schemes.SCHEMES[scheme].weights.upper()
         assert {kind for kind, shape in graph(files[scheme])[0] if shape in kernels} == {expected}
+    found = find(files["int4"].read_bytes(), bit.paths)
+    of = {7: "int4", 127: "int8", None: "float32"}
+    assert {path: layer.type for path, layer in found.items()} == {path: of[in_int4(path + "/")] for path in bit.paths}
     assert {shape for kind, shape in graph(files["float16"])[0] if kind == "FLOAT16"} >= kernels
 
 
@@ -357,9 +371,10 @@ def test_sparsity_is_the_share_of_zeros_in_the_kernels(bit, files):
     # What is smaller than half a step of int8 becomes zero as well.
     for scheme in ("dynamic", "int8", "int8_mixed", "int16x8"):
         assert expected < runtime.sparsity(files[scheme]) < expected + 0.03
-    # Zeros of int4, and what is smaller than half a step of a seventh of its channel's largest.
-    steps = [np.abs(kernel) / np.abs(kernel).max(axis=(0, 1, 2)) for kernel in bit.kernels.values()]
-    rounded = np.mean(np.concatenate([step.ravel() < 1 / 14 for step in steps]))
+    # Zeros of int4, and what is smaller than half a step, of which its channel's largest has seven.
+    steps = {name: np.abs(kernel) / np.abs(kernel).max(axis=(0, 1, 2)) for name, kernel in bit.kernels.items()}
+    small = [step < 1 / (2 * in_int4(name)) if in_int4(name) else step == 0 for name, step in steps.items()]
+    rounded = np.mean(np.concatenate([each.ravel() for each in small]))
     assert runtime.sparsity(files["int4"]) == pytest.approx(rounded, abs=1e-4)
 
 

@@ -120,11 +120,13 @@ def test_a_file_written_more_than_once_says_its_needs_once(files):
 
 
 def test_gpu_delegates_know_the_version_of_every_convolution(files):
-    # They take CONV_2D up to version 6: CheckMaxSupportedOpVersion of tflite/delegates/gpu/common/model_builder.cc.
+    # The last that they take: CheckMaxSupportedOpVersion of tflite/delegates/gpu/common/model_builder.cc.
+    last = {schema.BuiltinOperator.CONV_2D: 6, schema.BuiltinOperator.FULLY_CONNECTED: 9}
     for name in ("float32", "float16", "dynamic", "int8_mixed", "int4", "winograd"):
         codes, _ = needs(files[name].read_bytes())
-        (version,) = [version for code, _, version in codes if code == schema.BuiltinOperator.CONV_2D]
-        assert version <= 6
+        versions = {code: version for code, _, version in codes if code in last}
+        assert len(versions) == (2 if name == "int4" else 1)
+        assert all(version <= last[code] for code, version in versions.items())
 
 
 def test_an_operator_without_a_rule_is_refused():

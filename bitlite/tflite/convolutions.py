@@ -95,15 +95,15 @@ def operators(content: bytes, paths: Collection[str]) -> dict[str, str]:
     return {name: type for name, type in types.items() if name.startswith(starts)}
 
 
-def outputs(content: bytes, least: int) -> list[str]:
-    """Names of the outputs of all convolutions whose kernels have at least `least` weights."""
+def outputs(content: bytes, least: int) -> dict[str, str]:
+    """Types of all convolutions whose kernels have at least `least` weights, by the names of their outputs."""
     model = schema.ModelT.InitFromPackedBuf(content)
     (graph,) = model.subgraphs
-    return [
-        graph.tensors[operator.outputs[0]].name.decode()
+    return {
+        graph.tensors[operator.outputs[0]].name.decode(): flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
         for operator in convolutions(model)
         if np.prod(graph.tensors[operator.inputs[1]].shape) >= least
-    ]
+    }
 
 
 def values(content: bytes, pixels: Iterable[np.ndarray]) -> Iterator[Callable[[int], np.ndarray]]:

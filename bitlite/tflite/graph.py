@@ -20,6 +20,7 @@ OPTIONS = {
     "CONV_2D": schema.Conv2DOptionsT,
     "DEPTHWISE_CONV_2D": schema.DepthwiseConv2DOptionsT,
     "DEQUANTIZE": schema.DequantizeOptionsT,
+    "FULLY_CONNECTED": schema.FullyConnectedOptionsT,
     "MAX_POOL_2D": schema.Pool2DOptionsT,
     "MEAN": schema.ReducerOptionsT,
     "MUL": schema.MulOptionsT,
@@ -125,6 +126,15 @@ class Graph:
         options = {"padding": padding, "strideH": stride, "strideW": stride, "dilationHFactor": 1, "dilationWFactor": 1}
         return self.operator("CONV_2D", name, [x, *constants], [1, *size, outputs], **options)
 
+    def dense(self, name: str, x: Tensor, kernel: np.ndarray, bias: np.ndarray | None = None) -> Tensor:
+        """A dense layer of every pixel of x [1, height, width, inputs], by `kernel` [inputs, outputs]."""
+        _, outputs = kernel.shape
+        constants = [
+            constant(f"{name}/kernel", kernel.T),  # as TFLite has it: [outputs, inputs]
+            constant(f"{name}/bias", np.zeros(outputs) if bias is None else bias),
+        ]
+        return self.operator("FULLY_CONNECTED", name, [x, *constants], [*x.shape[:3], outputs], keepNumDims=True)
+
     def scale_channels(self, name: str, x: Tensor, factors: Tensor, offsets: Tensor) -> Tensor:
         """x [1, height, width, channels] times a factor for each channel plus an offset, both [channels]."""
         kernel = replace(factors, shape=(1, 1, 1, *factors.shape), data=factors.data[None, None, None])
@@ -144,6 +154,26 @@ class Graph:
 
     def slice(self, name: str, x: Tensor, begin: Sequence[int], size: Sequence[int]) -> Tensor:
         return self.operator("SLICE", name, [x, integers(f"{name}/begin", begin), integers(f"{name}/size", size)], size)
+
+    def windows(self, name: str, x: Tensor, axis: int, side: int, stride: int) -> list[Tensor]:
+        """The first lines along `axis` of all windows of `side` lines, the second lines, and so on.
+
+        x: [1, height, width, channels], of a multiple of `stride` lines. A window begins every `stride` lines.
+        """
+        lines, below = x.shape[axis : axis + 2]
+        if stride > 1:
+            # Lines behind one another in memory are a longer one, of whose parts XNNPACK copies each as it is.
+            shape = list(x.shape)
+            shape[axis : axis + 2] = lines // stride, stride * below
+            x = self.reshape(f"{name}/pairs", x, shape)
+        size = list(x.shape)
+        size[axis : axis + 2] = (lines - side) // stride + 1, below
+        found = []
+        for line in range(side):
+            begin = [0, 0, 0, 0]
+            begin[axis : axis + 2] = line // stride, line % stride * below
+            found.append(self.slice(f"{name}/{line}", x, begin, size))
+        return found
 
     def concatenate(self, name: str, parts: Sequence[Tensor], axis: int) -> Tensor:
         shape = list(parts[0].shape)

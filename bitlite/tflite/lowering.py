@@ -26,10 +26,10 @@ VARIANCES = "variances"
 def lower(bit: Bit, rewrites: Sequence[Rewrite] = ()) -> Graph:
     """The graph of `bit` for one image: RGB pixels [1, height, width, 3] in 0..255 to logits [1, classes].
 
-    rewrites: those that a scheme chooses, which come between `folded_norm` and REWRITES.
+    rewrites: those that a scheme chooses, which come between `folded_norm`, `sliced` and REWRITES.
     """
     graph = steps(bit.folded())
-    for rewrite in (folded_norm, *rewrites, *REWRITES):
+    for rewrite in (folded_norm, sliced, *rewrites, *REWRITES):
         graph = rewritten(graph, rewrite)
     return graph
 
@@ -320,4 +320,4 @@ def relu(graph: Graph, operator: Operator) -> Tensor | None:
 
 
 # In this order, after those that are chosen.
-REWRITES = (sliced, convolution, pool, group_norm, frozen_norm, relu)
+REWRITES = (convolution, pool, group_norm, frozen_norm, relu)

@@ -16,21 +16,30 @@ from bitlite.tflite import convolutions
 from bitlite.tflite.calibration import Ranges, quiet
 from bitlite.tflite.flatbuffer import compact, with_ranges
 
-# Kernels of fewer weights stay float32 in dynamic files, as TensorFlow's converter leaves them: int8 would save little,
+# Bits of a weight in dynamic files, by the operator's type: `int4` makes dense layers of convolutions, `dynamic` none.
+BITS = {"CONV_2D": 8, "FULLY_CONNECTED": 4}
+# Kernels of fewer weights stay float32 in these, as TensorFlow's converter leaves them: int8 would save little,
 # and their activations would have to be quantized.
 SMALL = 1024
 # Bits of the biases for each type of activations.
 BIASES = {"int8": "int32", "int16": "int64"}
 
 
-def dynamic(float32: bytes, *, bits: int, least: int = 0) -> bytes:
-    """`float32` with kernels of `least` weights or more in `bits` bits; activations are quantized as they come."""
-    names = convolutions.outputs(float32, least)
-    if not names:
+def dynamic(float32: bytes) -> bytes:
+    """`float32` with large kernels of int8, and of int4 in dense layers; activations are quantized as they come.
+
+    Each output channel has a scale, by its largest weight: of 4,000 test images of CIFAR-10, int4 bit-tiny then answers
+    0.968 as float32 does, with an error 21.8 dB below the logits. litert-quantizer's other ways for dense layers:
+    GPTQ 0.969 and 23.4 dB, in 260 s for 256 images; OCTAV 0.971 and 20.5; OSCAR 0.969 and 20.0; a scale for each 32
+    weights 0.968 and 23.3, for 2 % more bytes; Hadamard's rotation, decomposed, 0.977 and 24.7, for twice the bytes;
+    MSE 0.946 and 10.8.
+    """
+    large = convolutions.outputs(float32, SMALL)
+    if not large:
         return float32
     quantizer = Quantizer(float32)
-    for name in names:
-        quantizer.add_dynamic_config(_just(name), TFLOperationName.CONV_2D, num_bits=bits)
+    for name, type in large.items():
+        quantizer.add_dynamic_config(_just(name), TFLOperationName(type), num_bits=BITS[type])
     return _quantized(quantizer)
 
 

@@ -4,13 +4,13 @@ Every file is made of the float32 file of the lowered network. Weights are quant
 each output channel, so zeros stay zeros.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from bitlite.tflite import calibration, mixed, quantizer
+from bitlite.tflite.dense import dense
 from bitlite.tflite.graph import Graph, Rewrite, rewritten, to_file
 from bitlite.tflite.lowering import half_weights, integer_norm, packed_root, probabilities
 from bitlite.tflite.winograd import winograd
@@ -45,12 +45,7 @@ def _float16(source: Source) -> bytes:
 
 
 def _dynamic(source: Source) -> bytes:
-    return quantizer.dynamic(source.float32, bits=source.scheme.weight_bits, least=quantizer.SMALL)
-
-
-def _int4(source: Source) -> bytes:
-    # One scale a channel: litert-quantizer has block scales for dense layers only.
-    return quantizer.dynamic(source.float32, bits=source.scheme.weight_bits)
+    return quantizer.dynamic(source.float32)
 
 
 def _integers(source: Source) -> bytes:
@@ -85,11 +80,6 @@ class Scheme:
     needs: str
 
     @property
-    def weight_bits(self) -> int:
-        """Bits of a weight."""
-        return int(re.search(r"\d+$", self.weights)[0])
-
-    @property
     def notes(self) -> dict[str, bytes]:
         """Metadata by name: a float16 file allows ARMv8.2 CPUs to compute in float16, sums too (XNNPACK's README)."""
         return {"reduced_precision_support": b"fp16accfp16"} if self.weights == "float16" else {}
@@ -100,14 +90,16 @@ class Scheme:
         chosen = {
             packed_root: self.packs_root,
             winograd: by_winograd,
+            dense: self.weights == "int4",
             integer_norm: self.make is _integers,
             probabilities: entry.softmax,
         }
         return [rewrite for rewrite, wanted in chosen.items() if wanted]
 
 
-# In dynamic and int4 activations become int8 as they come, with a scale for each image. LiteRT has no fast code for
-# int16x8, which accelerators run.
+# In dynamic and int4 activations become int8 as they come, with a scale for each pixel that a dense layer reads, which
+# XNNPACK makes of a 1x1 convolution too, and for each image that another convolution reads. The scheme int4 has int8
+# where int4 would be slow. LiteRT has no fast code for int16x8, which accelerators run.
 # fmt: off
 SCHEMES = {
     #                    make         weights    activations pixels     packs  tool                needs
@@ -117,6 +109,6 @@ SCHEMES = {
     "int8":       Scheme(_integers,   "int8",    "int8",     "uint8",   True,  "LiteRT's own",     "training images"),
     "int8_mixed": Scheme(_int8_mixed, "int8",    "int8",     "float32", True,  "litert-quantizer", "training images"),
     "int16x8":    Scheme(_integers,   "int8",    "int16",    "float32", False, "LiteRT's own",     "training images"),
-    "int4":       Scheme(_int4,       "int4",    "int8",     "float32", True,  "litert-quantizer", "nothing"),
+    "int4":       Scheme(_dynamic,    "int4",    "int8",     "float32", True,  "litert-quantizer", "nothing"),
 }
 # fmt: on

@@ -1,13 +1,14 @@
 """What a .tflite file says that it needs: versions of its operators, and the oldest runtime. No TensorFlow.
 
 A runtime refuses a file with an operator of a later version than it knows. Where the version is too low it computes
-what it can: by int4 kernels TensorFlow Lite 2.12 to 2.18 and LiteRT 1.0 answer NaN or nonsense, or crash. The
-quantizers leave versions too low, as TensorFlow's converter does for int16x8.
+what it can: by int4 kernels of convolutions TensorFlow Lite 2.12 to 2.18 and LiteRT 1.0 answer NaN or nonsense, or
+crash; by those of dense layers LiteRT 1.0 is off by 0.23 of the largest logit, TensorFlow Lite 2.14 to 2.18 are right.
+The quantizers leave versions too low, as TensorFlow's converter does for int16x8.
 
 The rules are TensorFlow's, as far as our files need them (op_version.cc and runtime_version.cc in
-tensorflow/compiler/mlir/lite/tools/versioning of TensorFlow 2.21), but for int4. A convolution of floats by int4 has
-version 1 there, and no other would do: 8, the last, is known to runtimes that are wrong, and from 7 on LiteRT's GPU
-delegate leaves it to the CPU. So it has the version of a convolution by int8, and LITMUS keeps wrong runtimes away.
+tensorflow/compiler/mlir/lite/tools/versioning of TensorFlow 2.21). By these a dense layer of each pixel has version 5,
+also by int4, which runtimes know that are wrong, and no other would do: above 9 LiteRT's GPU delegate leaves it to the
+CPU. LITMUS keeps wrong runtimes away.
 `python -m benchmarks.runtimes` tries the files on old runtimes.
 """
 
@@ -22,12 +23,13 @@ VERSIONS = {
     "CONV_2D": {
         "float32 by float32": (1, "1.5.0"),
         "float32 by int8": (5, "2.4.0"),
-        INT4: (5, "2.4.0"),
         "int8 by int8": (3, "1.14.0"),
         "int16 by int8": (8, "2.15.0"),
     },
     "DEPTHWISE_CONV_2D": {"float32": (1, "1.5.0"), "int8": (3, "1.14.0"), "int16": (5, "2.3.0")},
     "DEQUANTIZE": {"uint8": (1, "1.13.1"), "int8": (2, "1.14.0"), "int16": (3, "1.15.0"), "float16": (3, "1.15.0")},
+    # As a layer of each pixel, which keeps the image's dimensions.
+    "FULLY_CONNECTED": {"float32 by float32": (5, "2.0.0"), INT4: (5, "2.0.0")},
     "MAX_POOL_2D": {"float32": (1, "1.5.0"), "int8": (2, "1.14.0"), "int16": (3, "2.3.0")},
     "MEAN": {"float32": (1, "1.6.0"), "int8": (2, "1.14.0"), "int16": (3, "2.4.0")},
     "MUL": {"float32": (1, "1.5.0"), "int8": (2, "1.14.0"), "int8, enlarged": (3, "1.15.0"), "int16": (4, "2.3.0")},
@@ -80,7 +82,7 @@ def _types(name: str, graph: schema.SubGraphT, operator: schema.OperatorT) -> st
         return flatbuffer_utils.type_to_name(tensor.type).lower()
 
     types = kind(output if name == "QUANTIZE" else inputs[0])
-    if name == "CONV_2D":
+    if name in ("CONV_2D", "FULLY_CONNECTED"):
         types = f"{types} by {kind(inputs[1])}"
     elif name == "MUL" and types == "int8":
         first, second, product = (each.quantization.scale[0] for each in (*inputs, output))

@@ -35,8 +35,8 @@ def by_winograd(graph: Graph, operator: Operator) -> Tensor:
     padded = graph.pad_image(f"{path}/pad", x, 1, 1)  # [1, H + 2, W + 2, C]
     sums = [
         each
-        for number, rows in enumerate(_summed(graph, f"{path}/rows", *_rows(graph, f"{path}/rows", padded)))
-        for each in _summed(graph, f"{path}/sum{number}", *_columns(graph, f"{path}/columns{number}", rows))
+        for number, rows in enumerate(_summed(graph, f"{path}/rows", *graph.windows(f"{path}/rows", padded, 1, 4, 2)))
+        for each in _summed(graph, f"{path}/sum{number}", *graph.windows(f"{path}/columns{number}", rows, 2, 4, 2))
     ]  # 16 of [1, H / 2, W / 2, C]
     products = [
         graph.convolve(f"{path}/product{number:02}", each, part, biases.get(number), padding=VALID)
@@ -69,31 +69,6 @@ def transformed(kernel: np.ndarray) -> list[np.ndarray]:
     """The 16 kernels [1, 1, inputs, outputs] that one [3, 3, inputs, outputs] becomes."""
     kernels = np.einsum("ai,bj,ijcd->abcd", KERNEL_TRANSFORM, KERNEL_TRANSFORM, kernel).astype(np.float32)
     return list(kernels.reshape(16, 1, 1, *kernel.shape[2:]))
-
-
-def _rows(graph: Graph, name: str, image: Tensor) -> list[Tensor]:
-    """Rows 0, 1, 2 and 3 of every tile, each [1, tiles, W, C], of a padded image [1, H, W, C]."""
-    _, height, width, channels = image.shape
-    # Two rows behind one another in memory are one of twice the width, whose halves XNNPACK copies as they are.
-    pairs = graph.reshape(f"{name}/pairs", image, (1, height // 2, 2 * width, channels))
-    size = (1, height // 2 - 1, width, channels)
-    return [
-        graph.slice(f"{name}/{2 * tile + row}", pairs, (0, tile, row * width, 0), size)
-        for tile in (0, 1)
-        for row in (0, 1)
-    ]
-
-
-def _columns(graph: Graph, name: str, image: Tensor) -> list[Tensor]:
-    """Columns 0, 1, 2 and 3 of every tile, each [1, H, tiles, C], of a padded image [1, H, W, C]."""
-    _, height, width, channels = image.shape
-    pairs = graph.reshape(f"{name}/pairs", image, (1, height, width // 2, 2 * channels))
-    size = (1, height, width // 2 - 1, channels)
-    return [
-        graph.slice(f"{name}/{2 * tile + column}", pairs, (0, 0, tile, column * channels), size)
-        for tile in (0, 1)
-        for column in (0, 1)
-    ]
 
 
 def _summed(graph: Graph, name: str, first: Tensor, second: Tensor, third: Tensor, fourth: Tensor) -> list[Tensor]:
