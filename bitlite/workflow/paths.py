@@ -48,5 +48,5 @@ def last_name(path: str) -> str:
 
 
 def interrupted() -> Path:
-    """The folder that tells where interrupted fine-tunings stand: those of the project and of its experiments."""
+    """The folder that tells where interrupted trainings stand: those of the project and of its experiments."""
     return project() / "models/.finetuning"
