@@ -182,8 +182,8 @@ def test_finetuning_changes_the_backbone_it_was_given():
 
 def test_prune():
     dense, magnitude, channels = (metrics(f"prune/{name}") for name in PRUNINGS)
-    assert set(magnitude) == set(channels) == MODEL_METRICS | {"accuracy_before_recovery"}
-    assert dense == metrics("finetune") | {"accuracy_before_recovery": dense["accuracy"]}
+    assert set(magnitude) == set(channels) == MODEL_METRICS | {"accuracy_before_recovery", "frozen_norms"}
+    assert dense == metrics("finetune") | {"accuracy_before_recovery": dense["accuracy"], "frozen_norms": 0}
     assert {key: magnitude[key] for key in ("parameters", "macs")} == {
         key: dense[key] for key in ("parameters", "macs")
     }

@@ -296,7 +296,7 @@ def test_a_stage_that_fails_loses_its_own_outputs_and_checkout_brings_them_back(
     clone.write_params({**PARAMS, "finetune": {**PARAMS["finetune"], "learning_rate": 1e9, "steps": 10}})
     failed = clone.repro(check=False)
     assert failed.ran == {*CHECKS, "finetune"}
-    assert re.search(r"^finetune\.learning_rate is 1e\+09: at step \d+ .*; try 0\.0001$", failed.output, re.MULTILINE)
+    assert re.search(r"^finetune\.learning_rate is 1e\+09: at step \d+ .*; try 0\.1$", failed.output, re.MULTILINE)
     assert "Traceback" not in failed.output
     lost = set(before) - set(clone.outputs())
     assert lost and all(re.match("models/finetuned/|plots/finetune/|metrics/finetune.json", name) for name in lost)
