@@ -59,7 +59,7 @@ from bitlite.workflow.params import (
     Recovery,
     Uncalibrated,
     load,
-)  # fmt: skip
+)
 from bitlite.workflow.paths import FINETUNED
 from bitlite.workflow.scores import accuracy
 

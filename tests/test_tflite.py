@@ -348,6 +348,24 @@ def test_sums_have_no_relu_where_integers_end_at_zero(scheme, dropped, files, tm
     assert np.array_equal(runtime.logits(tmp_path / "model", photos(20)), runtime.logits(files[scheme], photos(20)))
 
 
+def test_sums_that_go_below_zero_keep_their_relu(files):
+    model = flatbuffer_utils.read_model(str(files["int8"]))
+    (subgraph,) = model.subgraphs
+    sums = [each for each in subgraph.operators if subgraph.tensors[each.outputs[0]].name.endswith(b"/shifted")]
+    for each in sums:
+        each.builtinOptions.fusedActivationFunction = schema.ActivationFunctionType.RELU
+        subgraph.tensors[each.outputs[0]].quantization.zeroPoint[:] = -100
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    kept = schema.ModelT.InitFromPackedBuf(flatbuffer.compact(bytes(builder.Output()))).subgraphs[0]
+    relus = [
+        each.builtinOptions.fusedActivationFunction == schema.ActivationFunctionType.RELU
+        for each in kept.operators
+        if kept.tensors[each.outputs[0]].name.endswith(b"/shifted")
+    ]
+    assert relus == [True] * 7
+
+
 def test_kernels_are_of_the_schemes_type(bit, files):
     # As TFLite holds them, [outputs, height, width, inputs]; below 1024 values the dynamic scheme leaves them alone.
     kernels = {(value.shape[3], *value.shape[:3]) for value in bit.kernels.values() if value.size >= 1024}
