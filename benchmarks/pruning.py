@@ -75,11 +75,11 @@ FAST = {"method": "channels", "learning_rate": 0.01, **TAUGHT}
 DULL = 0.25
 NORM_FREE = {"method": "norm_free", "batch_size": 64, "distillation": 0.9, "temperature": 2.0}
 KEEP, MAGNITUDE = Channels(keep=0.5, **FAST), Magnitude(method="magnitude", sparsity=0.8)
-ALONE = {"distillation": 1.0, "temperature": 2.0}
+ALONE = {"distillation": 1.0, "temperature": 2.0, "batch_size": 128}
 CURVES = {
-    "keep 0.5": KEEP.model_copy(update=ALONE),
-    "target_macs 0.25": Channels(target_macs=0.25, **FAST | ALONE),
-    "magnitude 0.8": MAGNITUDE.model_copy(update=ALONE),
+    "keep 0.5": KEEP.model_copy(update={**ALONE, "learning_rate": 0.03}),
+    "target_macs 0.25": Channels(method="channels", target_macs=0.25, learning_rate=0.03, **ALONE),
+    "magnitude 0.8": MAGNITUDE.model_copy(update={**ALONE, "learning_rate": 0.01}),
 }
 # Where their finished runs are, and below it the unfinished ones.
 CURVE, CURVE_SEEDS = Path("models/.curve"), (0, 1)

@@ -433,9 +433,11 @@ FINETUNING = Recipe(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("examples", "steps"), [(3500, 150), (45_000, 3000), (1_000_000, 6000)])
-def test_recovery_takes_more_steps_on_more_images(examples, steps):
-    assert recovery_recipe(Channels(method="channels", keep=0.5), FINETUNING, examples=examples).steps == steps
+@pytest.mark.parametrize(("examples", "shown"), [(3500, 25_600), (45_000, 512_000), (1_000_000, 1_024_000)])
+@pytest.mark.parametrize("batch_size", [32, 128])
+def test_recovery_shows_a_tenth_of_the_images_that_the_hyperrule_shows(examples, shown, batch_size):
+    entry = Channels(method="channels", keep=0.5, batch_size=batch_size)
+    assert recovery_recipe(entry, FINETUNING, examples=examples).steps == shown / batch_size
     assert recovery_recipe(Magnitude(method="magnitude", steps=7), FINETUNING, examples=examples).steps == 7
 
 

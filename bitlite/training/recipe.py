@@ -8,8 +8,9 @@ from bitlite.images import dataset
 from bitlite.training import hyperrule
 from bitlite.workflow.params import Auto, Finetune, Recovery
 
-# In recovery `steps: auto` is this share of BiT-HyperRule's steps, so that larger data sets get more.
-RECOVERY_STEPS = 0.3
+# In recovery `steps: auto` shows this share of the images that BiT-HyperRule shows, so that larger data sets get more:
+# ten times all of CIFAR-10's.
+RECOVERY_IMAGES = 0.1
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def recovery_recipe(entry: Recovery, finetuning: Recipe, *, examples: int) -> Re
     fine-tuning.
     """
     rule = hyperrule.schedule(examples)
-    steps = round(RECOVERY_STEPS * rule.steps) if entry.steps == "auto" else entry.steps
+    images = RECOVERY_IMAGES * rule.steps * hyperrule.BATCH_SIZE
+    steps = round(images / entry.batch_size) if entry.steps == "auto" else entry.steps
     return replace(
         finetuning,
         **rule.stretched(steps)._asdict(),
