@@ -23,6 +23,9 @@ STANDARDIZATION_EPSILON = 1e-10
 # Of every norm (Wu & He, arXiv:1803.08494).
 GROUP_NORM_EPSILON = 1e-5
 
+# Of a range, whose weights are named after them.
+ENDS = ("least", "largest")
+
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
@@ -157,10 +160,15 @@ class Bit:
         unpruned = self.weights[f"{unit.conv('c')}/kernel"].shape[-1] // 4
         return self.weights[f"{norm}/gamma"].size // (unpruned // self.architecture.groups)
 
+    def range(self, layer: str) -> tuple[float, float] | None:
+        """The least and the largest value of this layer's output that int8 holds, if the BiT is trained for them."""
+        ends = [self.weights.get(f"{layer}/range/{end}") for end in ENDS]
+        return None if None in ends else tuple(map(float, ends))
+
     @property
     def parameters(self) -> int:
-        """Number of trained values, the head's included."""
-        return sum(value.size for value in self.weights.values())
+        """Number of trained values, the head's included, without ranges."""
+        return sum(value.size for name, value in self.weights.items() if "/range/" not in name)
 
     @property
     def kernels(self) -> dict[str, np.ndarray]:
