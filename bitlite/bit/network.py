@@ -45,20 +45,20 @@ class RoundedConv2D(_Conv2D):
 
     def used(self, kernel):
         # So a weight of 0 gets no gradient.
-        return rounded(kernel * tf.cast(kernel != 0, tf.float32), self.bits)
+        return rounded(kernel * tf.cast(tf.not_equal(kernel, 0), tf.float32), self.bits)
 
 
 def rounded(kernel: tf.Tensor, bits: int) -> tf.Tensor:
-    """`kernel` [height, width, inputs, outputs] as files of so many bits hold it: with a scale for each output.
+    """`kernel` [height, width, inputs, outputs] as files with kernels of so many bits hold it.
 
-    The largest weight of an output is 127 of its scale, or 7 for 4 bits.
+    Each output has a scale, of which its largest weight is 127, or 7 for 4 bits. Rounded again, it stays the same.
     """
     largest = tf.reduce_max(tf.abs(kernel), axis=[0, 1, 2])
     return tf.quantization.fake_quant_with_min_max_vars_per_channel(kernel, -largest, largest, bits, narrow_range=True)
 
 
 class Int8(layers.Layer):
-    """Values as `in_int8` makes them, from a `least` to a `largest` that are no business of the optimizer."""
+    """Values as `in_int8` makes them, from a `least` to a `largest` that training leaves as they are."""
 
     def build(self, shape):
         self.ends = [self.add_weight(name=end, shape=(), trainable=False, experimental_autocast=False) for end in ENDS]
@@ -134,8 +134,10 @@ def precision(name: str) -> Iterator[None]:
 def build(bit: Bit, bits: Mapping[str, int] = MappingProxyType({})) -> tf.keras.Model:
     """The Keras model of `bit`: RGB pixels [batch, height, width, 3] in 0..255 to logits [batch, classes].
 
-    A layer's name is the path of its weights in BiT's names, so a variable's name is BiT's. Outputs of layers that
-    `bit` has ranges for are int8's. bits: of the kernels, by path, that are rounded as they are used.
+    A layer's name is the path of its weights in BiT's names, so a variable's name is BiT's. The output of a
+    layer that `bit` has a range for is rounded as int8 holds it.
+
+    bits: of the kernels, by path, that are to be rounded as they are used.
     """
 
     def layer(made: layers.Layer, inputs):
@@ -175,7 +177,7 @@ def build(bit: Bit, bits: Mapping[str, int] = MappingProxyType({})) -> tf.keras.
         y = conv(preactivated, unit.conv("a"))
         y = conv(norm_relu(y, unit.norm("b")), unit.conv("b"), unit.stride)
         y = conv(norm_relu(y, unit.norm("c")), unit.conv("c"))
-        x = layer(layers.Add(name=f"{unit.path}/add"), [x, y])
+        x = layers.Add(name=f"{unit.path}/add")([x, y])
     x = norm_relu(x, FINAL_NORM)
     x = layer(layers.GlobalAveragePooling2D(keepdims=True, name=FEATURES), x)
     x = layer(conv_type(HEAD)(len(bit.architecture.labels), 1), x)

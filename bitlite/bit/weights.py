@@ -23,7 +23,7 @@ STANDARDIZATION_EPSILON = 1e-10
 # Of every norm (Wu & He, arXiv:1803.08494).
 GROUP_NORM_EPSILON = 1e-5
 
-# Of a range, whose weights are named after them.
+# What a range is made of, each a weight [] of this name.
 ENDS = ("least", "largest")
 
 
@@ -76,7 +76,10 @@ class Convolution:
 
 @dataclasses.dataclass(frozen=True)
 class Bit:
-    """Architecture and weights; kernels are [height, width, inputs, outputs], all float32."""
+    """Architecture and weights; kernels are [height, width, inputs, outputs], all float32.
+
+    A BiT that was trained for int8 has, among its weights, the ranges of layers' outputs.
+    """
 
     architecture: Architecture
     weights: dict[str, np.ndarray]
@@ -161,7 +164,7 @@ class Bit:
         return self.weights[f"{norm}/gamma"].size // (unpruned // self.architecture.groups)
 
     def range(self, layer: str) -> tuple[float, float] | None:
-        """The least and the largest value of this layer's output that int8 holds, if the BiT is trained for them."""
+        """The least and the largest value that int8 holds of this layer's output, if the BiT was trained with them."""
         ends = [self.weights.get(f"{layer}/range/{end}") for end in ENDS]
         return None if None in ends else tuple(map(float, ends))
 

@@ -1,7 +1,8 @@
-"""Training under the rounding of quantized files: their weights on int8's or int4's grid, their ranges learnt.
+"""Quantization that is learnt: a BiT trained under the rounding of quantized files, so that it ships as it was trained.
 
 Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
-arXiv:1712.05877.
+arXiv:1712.05877. Kernels are rounded to the grid on which files hold them, and with activations of int8 what
+convolutions read and give to a range of int8. Gradients go straight through, to weights in float32 beneath the grid.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,13 +24,19 @@ SHARES = np.linspace(1, 0.4, 13)
 
 
 def quantized(bit: Bit, entry: Quantize, batches: Iterable[Batch]) -> Bit:
-    """The folded `bit` with kernels of so many bits and, if `entry` has activations of int8, ranges by `batches`."""
+    """The folded `bit` with the kernels that `entry` asks for and, if it asks for int8 activations, ranges.
+
+    The ranges are fitted to the images of `batches`. Conversion keeps both: it writes the kernels without error.
+    """
     rounded = _rounded(bit, _bits(bit, entry))
-    return with_ranges(rounded, batches) if entry.activations == 8 else rounded
+    return _ranged(rounded, batches) if entry.activations == 8 else rounded
 
 
 def trained(bit: Bit, at_once: Bit, entry: Quantize, fit: Callable[[tf.keras.Model], None]) -> Bit:
-    """`at_once`, which `quantized` made of `bit`, after `fit` has trained it from the weights that `bit` has."""
+    """`at_once`, which `quantized` made of `bit`, after `fit` has trained it, from the weights that `bit` has.
+
+    Zeros stay zeros, and ranges stay.
+    """
     bits = _bits(bit, entry)
     model = network.build(at_once.with_weights(at_once.weights | bit.weights), bits)
     fit(model)
@@ -37,7 +44,10 @@ def trained(bit: Bit, at_once: Bit, entry: Quantize, fit: Callable[[tf.keras.Mod
 
 
 def _bits(bit: Bit, entry: Quantize) -> dict[str, int]:
-    """The bits of all kernels, by path: 4 for those that the scheme int4 gives 4."""
+    """The bits of all kernels, by path: 4 for those that are int4 in the file of scheme int4, and else 8.
+
+    Kernels of 8 are free of error in all schemes, those too that leave them float32.
+    """
     if entry.weights == 8:
         return dict.fromkeys(bit.paths, 8)
     found = convolutions.find(conversion.convert(bit, Uncalibrated(scheme="int4")), bit.paths)
@@ -49,34 +59,41 @@ def _rounded(bit: Bit, bits: dict[str, int]) -> Bit:
     return bit.with_weights(bit.weights | kernels)
 
 
-def with_ranges(bit: Bit, batches: Iterable[Batch]) -> Bit:
-    """`bit` with ranges of what `held` names, by the images of `batches`: those of the least squared error by rounding.
+def _ranged(bit: Bit, batches: Iterable[Batch]) -> Bit:
+    """`bit` with ranges that round what `held` names with the least squared error on the images of `batches`.
 
-    They go from the least to the largest value, and zero, or as far as one of SHARES of both: what is rare is cut off,
-    and the steps between are smaller.
+    Of those from the least to the largest value, zero among them, or over one of SHARES of both: then what is rare is
+    cut off, for smaller steps.
     """
     names, images = held(bit), [pixels for pixels, _ in batches]
     model = network.build(bit)
     watched = tf.keras.Model(model.input, [model.get_layer(name).output for name in names])
-    extremes = np.array([[(np.min(each), np.max(each)) for each in watched(pixels)] for pixels in images])
+
+    def outputs(pixels: np.ndarray) -> list[tf.Tensor]:
+        return [tf.cast(each, tf.float32) for each in watched(pixels)]
+
+    extremes = np.array([[(np.min(each), np.max(each)) for each in outputs(pixels)] for pixels in images])
     least, largest = extremes[..., 0].min(axis=0, initial=0), extremes[..., 1].max(axis=0, initial=0)  # [layers]
     tried = np.stack([least, largest], axis=1)[:, None] * SHARES[:, None]  # [layers, shares, 2]
     errors = np.zeros(tried.shape[:2])
     for pixels in images:
-        for place, values in enumerate(watched(pixels)):
+        for place, values in enumerate(outputs(pixels)):
             errors[place] += [tf.reduce_mean((network.in_int8(values, *ends) - values) ** 2) for ends in tried[place]]
-    ranges = dict(zip(names, tried[range(len(names)), errors.argmin(axis=1)], strict=True)) | {PIXELS: PIXEL_RANGE}
-    ends = {
-        f"{name}/range/{end}": value for name, pair in ranges.items() for end, value in zip(ENDS, pair, strict=True)
-    }
+    best = tried[np.arange(len(names)), errors.argmin(axis=1)]  # [layers, 2]
+    ranges = dict(zip(names, best, strict=True)) | {PIXELS: PIXEL_RANGE}
+    ends = {f"{name}/range/{end}": ends[place] for name, ends in ranges.items() for place, end in enumerate(ENDS)}
     return bit.with_weights(bit.weights | {name: np.asarray(value, np.float32) for name, value in ends.items()})
 
 
 def held(bit: Bit) -> list[str]:
-    """The layers of the network whose outputs files of int8 hold, and training can see."""
+    """The layers of the network whose outputs are what convolutions read or give: int8 in both schemes of int8.
+
+    In int8_mixed nothing else is. In int8 the sums and all inside a norm are too, whose ranges calibration finds.
+    """
     # A frozen norm goes into the convolution before it, as lowering's folded_norm has it.
     readers = {} if bit.architecture.pool else {ROOT: bit.units[0].norm("a")}
     readers |= {unit.conv(part): unit.norm(reader) for unit in bit.units for part, reader in ("ab", "bc")}
     frozen = bit.architecture.frozen_norms
     convolutions = [path for path in bit.paths if readers.get(path) not in frozen]
-    return [PIXELS, *convolutions, *(f"{norm}/relu" for norm in bit.norms), FEATURES]
+    read = [f"{unit.norm(part)}/relu" for unit in bit.units for part in "abc"]
+    return [PIXELS, *convolutions, *read, FEATURES]

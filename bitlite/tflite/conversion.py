@@ -27,10 +27,9 @@ def convert(
     Takes RGB pixels [1, height, width, 3] in 0..255 of the scheme's type, and gives logits [1, classes] of the same
     type, or with `softmax` probabilities. Equal input gives equal bytes.
 
-    images: each uint8 [height, width, 3], to calibrate with, for the schemes that do; ranges that `bit` is trained for
-    stay as they are. validation: images uint8
-    [images, height, width, 3] and their labels, for keep_float: auto. Raises WrongValue, before any work, if
-    keep_float matches nothing.
+    images: each uint8 [height, width, 3], to calibrate with, for the schemes that do; what `bit` has ranges for keeps
+    them. validation: images uint8 [images, height, width, 3] and their labels, for keep_float: auto. Raises
+    WrongValue, before any work, if keep_float matches nothing.
     """
     scheme = SCHEMES[entry.scheme]
     if isinstance(entry, Mixed) and entry.keep_float != "auto":

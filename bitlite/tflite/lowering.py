@@ -83,7 +83,7 @@ def steps(bit: Bit) -> Graph:
         y = conv(preactivated, unit.conv("a"))
         y = conv(norm_relu(y, unit.norm("b")), unit.conv("b"), unit.stride)
         y = conv(norm_relu(y, unit.norm("c")), unit.conv("c"))
-        x = ranged(graph.add(f"{MODEL}/{unit.path}/add/sum", x, y), f"{unit.path}/add", powers[FINAL_NORM])
+        x = graph.add(f"{MODEL}/{unit.path}/add/sum", x, y)
     x = ranged(graph.mean(f"{MODEL}/{FEATURES}/mean", norm_relu(x, FINAL_NORM), [1, 2]), FEATURES)
     graph.reshape(LOGITS, conv(x, HEAD), (1, len(architecture.labels)))
     return graph
