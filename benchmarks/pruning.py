@@ -3,6 +3,7 @@
     python -m benchmarks.pruning [STEPS]
     python -m benchmarks.pruning distillation [STEPS [SEEDS]]
     python -m benchmarks.pruning norm_free [STEPS [SEEDS]]
+    python -m benchmarks.pruning quantize [STEPS [SEEDS]]
     python -m benchmarks.pruning curve [EPOCHS ...]
     python -m benchmarks.pruning r50x1
 
@@ -11,6 +12,8 @@ accuracy on test at once and recovered, that on validation, which choices are ma
 the dense model's; then latency, measured in turns in one run, zeros in the files and their size once compressed.
 distillation: recovery with the fine-tuned model as teacher against plain training of as many steps, on SEEDS (4) seeds.
 norm_free: what norm_free loses against the dense model, all norms and the inner ones, on SEEDS (2) seeds.
+quantize: accuracy of quantized files and the share of test images that they answer as the fine-tuned model does,
+without the method quantize and with it, on SEEDS (1) seeds.
 curve: points lost against EPOCHS (2 5 10 20) of recovery by the teacher alone, on 2 seeds. It may take hours, and goes
 on after an interruption: finished runs are in models/.curve, and a started one has its checkpoint there.
 r50x1: seconds and memory that pruning a BiT-R50x1 of random weights at 224 px takes, and whether it converts in each
@@ -41,7 +44,7 @@ from bitlite.profiling.machine import cpu
 from bitlite.pruning.importance import sampled
 from bitlite.pruning.methods import prune
 from bitlite.pruning.recovery import recover
-from bitlite.tflite import conversion
+from bitlite.tflite import calibration, conversion
 from bitlite.training.batches import Images
 from bitlite.training.checkpoint import Checkpoint
 from bitlite.training.inference import predict
@@ -56,6 +59,7 @@ from bitlite.workflow.params import (
     Mixed,
     NormFree,
     Quantization,
+    Quantize,
     Recovery,
     Uncalibrated,
     load,
@@ -74,6 +78,8 @@ FAST = {"method": "channels", "learning_rate": 0.01, **TAUGHT}
 # Contrast of dull images, as a share of their own.
 DULL = 0.25
 NORM_FREE = {"method": "norm_free", "batch_size": 64, "distillation": 0.9, "temperature": 2.0}
+QUANTIZE = {"method": "quantize", "batch_size": 128, "mixup": 0.0}
+INT4 = {"weights": 4, "activations": "float", "learning_rate": 0.001}
 KEEP, MAGNITUDE = Channels(keep=0.5, **FAST), Magnitude(method="magnitude", sparsity=0.8)
 ALONE = {"distillation": 1.0, "temperature": 2.0, "batch_size": 128}
 CURVES = {
@@ -179,6 +185,32 @@ def norm_free(steps: str = "auto", seeds: str = "2") -> None:
         show(f"{norms}, lost, mean", np.mean(losses, axis=0))
 
 
+def quantize(steps: str = "auto", seeds: str = "1") -> None:
+    """Print accuracy and agreement of quantized files without training for them and with it, seed by seed."""
+    bench = Bench(steps)
+    answers = predict(network.build(bench.dense), bench.test.pixels).argmax(axis=1)
+    train, labels = dataset.read("train", bench.dense.architecture.image_size)
+    print(f"{'':10} {'':16} {'accuracy':>8} {'agreement':>9}", flush=True)
+
+    def show(name: str, scheme: str, bit: Bit) -> None:
+        entry = next(each for each in QUANTIZATIONS if each.scheme == scheme)
+        images = train[calibration.drawn(labels, entry)] if isinstance(entry, Calibrated) else None
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "model.tflite"
+            path.write_bytes(converted(bit, entry, images))
+            logits = runtime.logits(path, bench.test.pixels)
+        agreement = np.mean(logits.argmax(axis=1) == answers)
+        print(f"{scheme:10} {name:16} {accuracy(logits, bench.test.labels):8.4f} {agreement:9.4f}", flush=True)
+
+    for scheme in ("float32", "int8", "int8_mixed", "dynamic", "int4"):
+        show("", scheme, bench.dense)
+    for seed in range(int(seeds)):
+        for schemes, keys in ((("int8", "int8_mixed", "dynamic"), {}), (("int4",), INT4)):
+            _, bit, taken = bench.pruned(Quantize(**QUANTIZE | keys), seed)
+            for scheme in schemes:
+                show(f"{taken} steps, seed {seed}", scheme, bit)
+
+
 def curve(*epochs: str) -> None:
     """Print the points of accuracy that recovery loses against the dense model, by epochs, seed by seed."""
     bench, images = Bench("auto"), dataset.digest()
@@ -271,5 +303,6 @@ def converted(bit: Bit, entry: Quantization, calibration: np.ndarray) -> bytes:
 
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:] or ["auto"]
-    benches = {"r50x1": r50x1, "distillation": distillation, "norm_free": norm_free, "curve": curve}
+    benches = {"r50x1": r50x1, "distillation": distillation, "norm_free": norm_free}
+    benches |= {"quantize": quantize, "curve": curve}
     benches.get(what, partial(main, what))(*arguments)

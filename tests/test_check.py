@@ -98,6 +98,8 @@ LAST = "resnet/block3/unit04/*"
         ({"method": "norm_free"}, ""),
         ({"method": "norm_free", "norms": "auto", "target_norms": 0.9}, ""),
         ({"method": "norm_free", "norms": "auto", "target_norms": 0.1}, "pruning.new.target_norms is 0.1, but with"),
+        ({"method": "quantize", "weights": 4}, ""),
+        (combine(KEEP, {"method": "quantize"}), ""),
         # Each part is of the BiT that the parts before it leave.
         (combine(UNITS, {"method": "norm_free"}), ""),
         (combine({"method": "norm_free"}, {"method": "norm_free"}), "pruning.new.parts[1].norms is all, but the parts"),

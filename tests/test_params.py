@@ -229,6 +229,8 @@ CHANNELS, MAGNITUDE = {"method": "channels", "keep": 0.5}, {"method": "magnitude
         {"method": "norm_free", "norms": "inner"},
         {"method": "norm_free", "norms": "auto", "target_norms": 0.5},
         {"method": "combine", "parts": [CHANNELS, {"method": "norm_free"}, MAGNITUDE]},
+        {"method": "quantize", "weights": 4, "activations": "float", "distillation": 1.0},
+        {"method": "combine", "parts": [CHANNELS, {"method": "n_m"}, {"method": "quantize"}]},
     ],
 )
 def test_each_method_is_an_entry(committed, entry):
@@ -258,7 +260,18 @@ def test_each_method_is_an_entry(committed, entry):
             {"method": "norm_free", "target_norms": 0.5},
             "pruning.mine: norms: auto needs target_norms, and nothing else",
         ),
+        ({"method": "quantize", "weights": 6}, "pruning.mine.weights is 6: Input should be 8 or 4"),
+        ({"method": "quantize", "activations": 16}, "pruning.mine.activations is 16: Input should be 8 or 'float'"),
+        ({"method": "quantize", "layers": ["*"]}, "pruning.mine: unknown key 'layers'; allowed: steps, batch_size, "),
         ({"method": "combine", "parts": [CHANNELS]}, "pruning.mine.parts"),
+        (
+            {"method": "combine", "parts": [{"method": "quantize"}, MAGNITUDE]},
+            "pruning.mine: only the last part can be quantize: what comes after would train weights off their grid",
+        ),
+        (
+            {"method": "combine", "parts": [MAGNITUDE, CHANNELS, {"method": "quantize"}]},
+            "only the last part can be magnitude or n_m, or the one before quantize: what else comes after would",
+        ),
         ({"method": "combine", "parts": [MAGNITUDE, CHANNELS]}, "only the last part can be magnitude or n_m"),
         ({"method": "combine", "parts": [CHANNELS, {"method": "none"}]}, "pruning.mine.parts"),
     ],
@@ -426,7 +439,7 @@ def test_the_examples_in_the_comments_are_valid():
     uncommented = re.sub(r"^  # (?=\w+:$|  )", "  ", (ROOT / "params.yaml").read_text(), flags=re.MULTILINE)
     checked = params.Params.model_validate(YAML(typ="safe", pure=True).load(uncommented))
     assert {entry.method for entry in checked.pruning.values()} == {
-        "none", "magnitude", "channels", "n_m", "units", "norm_free", "combine"
+        "none", "magnitude", "channels", "n_m", "units", "norm_free", "quantize", "combine"
     }  # fmt: skip
     assert {entry.scheme for entry in checked.quantization.values()} == {
         "float32", "float16", "dynamic", "int8", "int8_mixed", "int16x8", "int4"

@@ -22,7 +22,7 @@ from bitlite.training.checkpoint import Checkpoint
 from bitlite.training.loop import Run
 from bitlite.training.recipe import Recipe, recovery_recipe, recovery_recipes
 from bitlite.workflow.errors import InputError, WrongValue
-from bitlite.workflow.params import NM, Channels, Combine, Integers, Magnitude, NormFree, Uncalibrated, Units
+from bitlite.workflow.params import NM, Channels, Combine, Integers, Magnitude, NormFree, Quantize, Uncalibrated, Units
 
 DENSE = {f"{ROOT}/kernel", f"{HEAD}/kernel"}
 UNITS = ("resnet/block1/unit01", "resnet/block1/unit02")
@@ -510,8 +510,10 @@ SPARSE = Magnitude(method="magnitude", sparsity=0.6, steps=6, **TAUGHT)
         (SPARSE.model_copy(update={"schedule": "constant"}), (2, 3)),
         (NM(method="n_m", steps=4), (3,)),
         (Combine(method="combine", parts=[CUT, NormFree(method="norm_free", steps=2), SPARSE]), (5, 8, 12)),
+        (Quantize(method="quantize", steps=4, **TAUGHT), (3,)),
+        (Combine(method="combine", parts=[SPARSE, Quantize(method="quantize", weights=4, steps=3)]), (4, 8)),
     ],
-    ids=["rounds", "magnitude", "constant", "n_m", "combine"],
+    ids=["rounds", "magnitude", "constant", "n_m", "combine", "quantize", "sparse"],
 )
 def test_interrupted_recovery_ends_as_an_unbroken_one(square, tmp_path, entry, stops):
     curve, again = [], []

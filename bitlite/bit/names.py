@@ -12,6 +12,8 @@ ROOT = "resnet/root_block/standardized_conv2d"
 POOL = "resnet/root_block/pool"
 FINAL_NORM = "resnet/group_norm"
 HEAD = "resnet/head/conv2d"
+# What the root and the head read.
+PIXELS, FEATURES = "normalize", "resnet/features"
 
 
 @dataclasses.dataclass(frozen=True)

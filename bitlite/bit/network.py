@@ -3,31 +3,73 @@
 This is the form for training; bitlite/tflite/lowering.py has the form that TFLite runs fast.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 import tensorflow as tf
 
-from bitlite.bit.names import FINAL_NORM, HEAD, ROOT
-from bitlite.bit.weights import GROUP_NORM_EPSILON, ROOT_STRIDE, STANDARDIZATION_EPSILON, Bit
+from bitlite.bit.names import FEATURES, FINAL_NORM, HEAD, PIXELS, ROOT
+from bitlite.bit.weights import ENDS, GROUP_NORM_EPSILON, ROOT_STRIDE, STANDARDIZATION_EPSILON, Bit
 
 layers = tf.keras.layers
-# The layer whose output the head reads.
-FEATURES = "resnet/features"
 
 
-class StdConv2D(layers.Conv2D):
-    """Convolution with weight standardisation (Qiao et al., arXiv:1903.10520), without bias as in BiT."""
+class _Conv2D(layers.Conv2D):
+    """Convolution by another kernel than the one it holds."""
 
-    def add_weight(self, *args, **kwargs):
-        # Standardised in float32 whatever the precision.
-        return super().add_weight(*args, experimental_autocast=False, **kwargs)
+    def add_weight(self, name: str, *args, **kwargs):
+        # The other kernel is made in float32 whatever the precision.
+        return super().add_weight(name, *args, experimental_autocast=name != "kernel", **kwargs)
 
     def convolution_op(self, inputs, kernel):
+        return super().convolution_op(inputs, tf.cast(self.used(kernel), inputs.dtype))
+
+
+class StdConv2D(_Conv2D):
+    """Convolution with weight standardisation (Qiao et al., arXiv:1903.10520), without bias as in BiT."""
+
+    def used(self, kernel):
         mean, variance = tf.nn.moments(kernel, axes=[0, 1, 2], keepdims=True)
-        kernel = (kernel - mean) / tf.sqrt(variance + STANDARDIZATION_EPSILON)
-        return super().convolution_op(inputs, tf.cast(kernel, inputs.dtype))
+        return (kernel - mean) / tf.sqrt(variance + STANDARDIZATION_EPSILON)
+
+
+class RoundedConv2D(_Conv2D):
+    """Convolution by its kernel rounded to so many `bits`, which gradients go straight through. Zeros stay zeros."""
+
+    def __init__(self, *args, bits: int, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.bits = bits
+
+    def used(self, kernel):
+        # So a weight of 0 gets no gradient.
+        return rounded(kernel * tf.cast(tf.not_equal(kernel, 0), tf.float32), self.bits)
+
+
+def rounded(kernel: tf.Tensor, bits: int) -> tf.Tensor:
+    """`kernel` [height, width, inputs, outputs] as files with kernels of so many bits hold it.
+
+    Each output has a scale, of which its largest weight is 127, or 7 for 4 bits. Rounded again, it stays the same.
+    """
+    largest = tf.reduce_max(tf.abs(kernel), axis=[0, 1, 2])
+    return tf.quantization.fake_quant_with_min_max_vars_per_channel(kernel, -largest, largest, bits, narrow_range=True)
+
+
+class Int8(layers.Layer):
+    """Values as `in_int8` makes them, from a `least` to a `largest` that training leaves as they are."""
+
+    def build(self, shape):
+        self.ends = [self.add_weight(name=end, shape=(), trainable=False, experimental_autocast=False) for end in ENDS]
+
+    def call(self, inputs):
+        return tf.cast(in_int8(tf.cast(inputs, tf.float32), *self.ends), inputs.dtype)
+
+
+def in_int8(values: tf.Tensor, least: float, largest: float) -> tf.Tensor:
+    """`values` as int8 holds them in a range, with one of its 256 numbers at zero; gradients go straight through."""
+    return tf.quantization.fake_quant_with_min_max_vars(values, least, largest)
 
 
 class GroupNorm(layers.Layer):
@@ -89,12 +131,25 @@ def precision(name: str) -> Iterator[None]:
         tf.keras.mixed_precision.set_global_policy("float32")
 
 
-def build(bit: Bit) -> tf.keras.Model:
+def build(bit: Bit, bits: Mapping[str, int] = MappingProxyType({})) -> tf.keras.Model:
     """The Keras model of `bit`: RGB pixels [batch, height, width, 3] in 0..255 to logits [batch, classes].
 
-    A layer's name is the path of its weights in BiT's names, so a variable's name is BiT's.
+    A layer's name is the path of its weights in BiT's names, so a variable's name is BiT's. The output of a
+    layer that `bit` has a range for is rounded as int8 holds it.
+
+    bits: of the kernels, by path, that are to be rounded as they are used.
     """
-    conv_type = StdConv2D if bit.architecture.standardized else layers.Conv2D
+
+    def layer(made: layers.Layer, inputs):
+        """The output of a layer, rounded if it has a range."""
+        outputs = made(inputs)
+        return Int8(name=f"{made.name}/range")(outputs) if bit.range(made.name) else outputs
+
+    def conv_type(path: str) -> Callable[..., layers.Conv2D]:
+        if path in bits:
+            return partial(RoundedConv2D, bits=bits[path], name=path)
+        standardized = bit.architecture.standardized and path != HEAD
+        return partial(StdConv2D if standardized else layers.Conv2D, name=path)
 
     def conv(inputs, path: str, stride: int = 1):
         side, _, _, filters = bit.weights[f"{path}/kernel"].shape
@@ -102,15 +157,15 @@ def build(bit: Bit) -> tf.keras.Model:
         # Strides let TF pad an even image at the bottom and right first, BiT pads all four sides.
         if stride > 1 and side > 1 and any(size % 2 == 0 for size in inputs.shape[1:3]):
             inputs, padding = layers.ZeroPadding2D(side // 2, name=f"{path}/pad")(inputs), "valid"
-        return conv_type(filters, side, stride, padding, use_bias=False, name=path)(inputs)
+        return layer(conv_type(path)(filters, side, stride, padding, use_bias=False), inputs)
 
     def norm_relu(inputs, path: str):
         deviation = bit.architecture.frozen_norms.get(path)
         norm = GroupNorm(bit.groups(path), name=path) if deviation is None else FrozenNorm(deviation, name=path)
-        return layers.ReLU(name=f"{path}/relu")(norm(inputs))
+        return layer(layers.ReLU(name=f"{path}/relu"), norm(inputs))
 
     pixels = tf.keras.Input((*bit.architecture.image_size, 3), name="pixels")
-    x = layers.Rescaling(1 / 127.5, offset=-1, name="normalize")(pixels)
+    x = layer(layers.Rescaling(1 / 127.5, offset=-1, name=PIXELS), pixels)
     x = conv(x, ROOT, ROOT_STRIDE)
     if bit.architecture.pool:
         x = layers.ZeroPadding2D(1, name="resnet/root_block/pad")(x)
@@ -124,8 +179,8 @@ def build(bit: Bit) -> tf.keras.Model:
         y = conv(norm_relu(y, unit.norm("c")), unit.conv("c"))
         x = layers.Add(name=f"{unit.path}/add")([x, y])
     x = norm_relu(x, FINAL_NORM)
-    x = layers.GlobalAveragePooling2D(keepdims=True, name=FEATURES)(x)
-    x = layers.Conv2D(len(bit.architecture.labels), 1, name=HEAD)(x)
+    x = layer(layers.GlobalAveragePooling2D(keepdims=True, name=FEATURES), x)
+    x = layer(conv_type(HEAD)(len(bit.architecture.labels), 1), x)
     model = tf.keras.Model(pixels, layers.Flatten(name="logits")(x), name="bit")
     set_weights(model, bit.weights)
     return model

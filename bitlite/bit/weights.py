@@ -23,6 +23,9 @@ STANDARDIZATION_EPSILON = 1e-10
 # Of every norm (Wu & He, arXiv:1803.08494).
 GROUP_NORM_EPSILON = 1e-5
 
+# What a range is made of, each a weight [] of this name.
+ENDS = ("least", "largest")
+
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
@@ -73,7 +76,10 @@ class Convolution:
 
 @dataclasses.dataclass(frozen=True)
 class Bit:
-    """Architecture and weights; kernels are [height, width, inputs, outputs], all float32."""
+    """Architecture and weights; kernels are [height, width, inputs, outputs], all float32.
+
+    A BiT that was trained for int8 has, among its weights, the ranges of layers' outputs.
+    """
 
     architecture: Architecture
     weights: dict[str, np.ndarray]
@@ -157,10 +163,15 @@ class Bit:
         unpruned = self.weights[f"{unit.conv('c')}/kernel"].shape[-1] // 4
         return self.weights[f"{norm}/gamma"].size // (unpruned // self.architecture.groups)
 
+    def range(self, layer: str) -> tuple[float, float] | None:
+        """The least and the largest value that int8 holds of this layer's output, if the BiT was trained with them."""
+        ends = [self.weights.get(f"{layer}/range/{end}") for end in ENDS]
+        return None if None in ends else tuple(map(float, ends))
+
     @property
     def parameters(self) -> int:
-        """Number of trained values, the head's included."""
-        return sum(value.size for value in self.weights.values())
+        """Number of trained values, the head's included, without ranges."""
+        return sum(value.size for name, value in self.weights.items() if "/range/" not in name)
 
     @property
     def kernels(self) -> dict[str, np.ndarray]:

@@ -8,9 +8,10 @@ from bitlite.pruning import cutting
 from bitlite.pruning.freezing import frozen, rises_frozen
 from bitlite.pruning.importance import Sample, by_norm, by_taylor, loss_with
 from bitlite.pruning.norms import to_freeze
+from bitlite.pruning.quantizing import quantized
 from bitlite.pruning.zeros import zeroed
 from bitlite.training.inference import inference, mean_loss
-from bitlite.workflow.params import NM, Channels, Magnitude, NormFree, Pruning, Recovery, Units
+from bitlite.workflow.params import NM, Channels, Magnitude, NormFree, Pruning, Quantize, Recovery, Units
 
 
 def prune(bit: Bit, entry: Pruning, sample: Sample) -> Bit:
@@ -38,6 +39,8 @@ def once(bit: Bit, cut: Recovery, sample: Sample, whole: Bit) -> Bit:
             return cutting.without_units(bit, cut, by_absence(bit, sample))
         case NormFree():
             return frozen(bit, to_freeze(bit, cut, partial(rises_frozen, bit, sample())), sample())
+        case Quantize():
+            return quantized(bit, cut, sample())
 
 
 def by_absence(bit: Bit, sample: Sample) -> list[str]:

@@ -10,6 +10,7 @@ from bitlite.bit.weights import Bit
 from bitlite.images import dataset
 from bitlite.pruning.importance import sampled
 from bitlite.pruning.methods import once, prune
+from bitlite.pruning.quantizing import trained
 from bitlite.pruning.zeros import zeroed
 from bitlite.training import measures
 from bitlite.training.checkpoint import Checkpoint
@@ -20,7 +21,7 @@ from bitlite.training.recipe import Recipe, recovery_recipes
 from bitlite.training.step import strategy
 from bitlite.workflow.errors import under
 from bitlite.workflow.metrics import PrunedScores
-from bitlite.workflow.params import NM, Magnitude, Params, Pruning, Recovery, keyed
+from bitlite.workflow.params import NM, Magnitude, Params, Pruning, Quantize, Recovery, keyed
 from bitlite.workflow.paths import interrupted
 from bitlite.workflow.scores import accuracy
 
@@ -73,6 +74,8 @@ def _trained_on(at_once: Bit, before: Bit, part: Recovery, recipe: Recipe, train
     )
     if isinstance(part, Magnitude | NM):
         return zeroed(before, part, recipe.steps, train)
+    if isinstance(part, Quantize):
+        return trained(before, at_once, part, train)
     model = network.build(at_once)
     train(model)
     return at_once.with_weights(network.get_weights(model))

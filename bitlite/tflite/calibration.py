@@ -11,7 +11,7 @@ from litert_quantizer.recipe_manager import RecipeManager
 from litert_quantizer.utils.qsv_utils import min_max_update
 from tqdm import tqdm
 
-from bitlite.tflite.graph import SIGNATURE
+from bitlite.tflite.graph import SIGNATURE, Graph
 from bitlite.workflow.params import Calibrated
 
 # Of LiteRT where sums must not depend on the machine: always as many.
@@ -65,6 +65,12 @@ def ranges(float32: bytes, images: Iterable[np.ndarray]) -> Ranges:
         with quiet():
             calibrator.calibrate({SIGNATURE: [{"pixels": pixels}]}, RecipeManager())
     return calibrator.get_model_qsvs()
+
+
+def trained(graph: Graph) -> Ranges:
+    """The ranges that a network was trained for, of the tensors that have one."""
+    ends = {each.output.name: each.output.range for each in graph.operators if each.output.range}
+    return {name: {"min": np.float32([least]), "max": np.float32([largest])} for name, (least, largest) in ends.items()}
 
 
 @contextlib.contextmanager

@@ -27,16 +27,16 @@ def convert(
     Takes RGB pixels [1, height, width, 3] in 0..255 of the scheme's type, and gives logits [1, classes] of the same
     type, or with `softmax` probabilities. Equal input gives equal bytes.
 
-    images: each uint8 [height, width, 3], to calibrate with, for the schemes that do. validation: images uint8
-    [images, height, width, 3] and their labels, for keep_float: auto. Raises WrongValue, before any work, if
-    keep_float matches nothing.
+    images: each uint8 [height, width, 3], to calibrate with, for the schemes that do; what `bit` has ranges for keeps
+    them. validation: images uint8 [images, height, width, 3] and their labels, for keep_float: auto. Raises
+    WrongValue, before any work, if keep_float matches nothing.
     """
     scheme = SCHEMES[entry.scheme]
     if isinstance(entry, Mixed) and entry.keep_float != "auto":
         entry = entry.model_copy(update={"keep_float": tuple(bit.matching(entry.keep_float, "keep_float"))})
     graph = lower(bit, scheme.rewrites(entry))
     float32 = to_file(graph)
-    ranges = calibration.ranges(float32, images) if isinstance(entry, Calibrated) else None
+    ranges = calibration.ranges(float32, images) | calibration.trained(graph) if isinstance(entry, Calibrated) else None
     content = scheme.make(Source(scheme, entry, graph, float32, bit.paths, ranges, validation))
     notes = {metadata.NAME: metadata.metadata(bit.architecture, entry, scheme.pixels)} | scheme.notes
     return metadata.with_labels(compact(content, notes), bit.architecture.labels)

@@ -38,11 +38,15 @@ SIGNATURE = "serving_default"
 
 @dataclass(eq=False)
 class Tensor:
-    """An activation, or a constant, which has `data`."""
+    """An activation, or a constant, which has `data`.
+
+    range: the least and the largest value that integers are to hold of an activation; None: what calibration finds.
+    """
 
     name: str
     shape: tuple[int, ...]
     data: np.ndarray | None = None
+    range: tuple[float, float] | None = None
 
     @property
     def type(self) -> int:
@@ -197,7 +201,7 @@ Rewrite = Callable[[Graph, Operator], Tensor | None]
 
 
 def rewritten(graph: Graph, rewrite: Rewrite) -> Graph:
-    """`graph` with each operator that `rewrite` takes replaced."""
+    """`graph` with each operator that `rewrite` takes replaced. What comes in its output's place has its range."""
     new, moved = Graph(graph.input), {}
     for operator in graph.operators:
         operator = replace(operator, inputs=tuple(moved.get(each, each) for each in operator.inputs))
@@ -206,6 +210,7 @@ def rewritten(graph: Graph, rewrite: Rewrite) -> Graph:
             new.operators.append(operator)
         else:
             moved[operator.output] = output
+            output.range = operator.output.range or output.range
     return new
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bitlite.bit.names import FINAL_NORM, HEAD, POOL, ROOT
+from bitlite.bit.names import FEATURES, FINAL_NORM, HEAD, PIXELS, POOL, ROOT
 from bitlite.bit.weights import GROUP_NORM_EPSILON, ROOT_STRIDE, Bit
 from bitlite.tflite import scaling
 from bitlite.tflite.graph import RELU, SAME, VALID, Graph, Operator, Rewrite, Tensor, constant, rewritten
@@ -42,6 +42,12 @@ def steps(bit: Bit) -> Graph:
     architecture, weights, powers = bit.architecture, bit.weights, scaling.powers(bit)
     graph = Graph(Tensor("pixels", (1, *architecture.image_size, 3)))
 
+    def ranged(x: Tensor, layer: str, power: float = 1) -> Tensor:
+        """x, the output of a layer multiplied by a power of two, with the range that the layer was trained for."""
+        if ends := bit.range(layer):
+            x.range = tuple(end * power for end in ends)
+        return x
+
     def conv(x: Tensor, path: str, stride: int = 1) -> Tensor:
         constants = [
             constant(f"{MODEL}/{path}/{part}", weights[f"{path}/{part}"] * powers.get(path, 1))
@@ -50,7 +56,8 @@ def steps(bit: Bit) -> Graph:
         ]
         _, height, width, _ = x.shape
         shape = [1, -(-height // stride), -(-width // stride), constants[0].shape[3]]
-        return graph.operator("conv", f"{MODEL}/{path}", [x, *constants], shape, stride=stride)
+        y = graph.operator("conv", f"{MODEL}/{path}", [x, *constants], shape, stride=stride)
+        return ranged(y, path, powers.get(path, 1))
 
     def norm_relu(x: Tensor, path: str) -> Tensor:
         gamma, beta = weights[f"{path}/gamma"], weights[f"{path}/beta"]
@@ -61,10 +68,10 @@ def steps(bit: Bit) -> Graph:
             type, settings = "group_norm", {"groups": bit.groups(path), "power": powers[path]}
         constants = [constant(f"{MODEL}/{path}/gamma", gamma), constant(f"{MODEL}/{path}/beta", beta)]
         y = graph.operator(type, f"{MODEL}/{path}", [x, *constants], x.shape, **settings)
-        return graph.operator("relu", f"{MODEL}/{path}/relu", [y], x.shape)
+        return ranged(graph.operator("relu", f"{MODEL}/{path}/relu", [y], x.shape), f"{path}/relu")
 
     x = graph.multiply(f"{MODEL}/normalize/mul", graph.input, constant(f"{MODEL}/normalize/scale", 1 / 127.5))
-    x = graph.add(f"{MODEL}/normalize/add", x, constant(f"{MODEL}/normalize/offset", -1))
+    x = ranged(graph.add(f"{MODEL}/normalize/add", x, constant(f"{MODEL}/normalize/offset", -1)), PIXELS)
     x = conv(x, ROOT, ROOT_STRIDE)
     if architecture.pool:
         _, height, width, channels = x.shape
@@ -77,7 +84,7 @@ def steps(bit: Bit) -> Graph:
         y = conv(norm_relu(y, unit.norm("b")), unit.conv("b"), unit.stride)
         y = conv(norm_relu(y, unit.norm("c")), unit.conv("c"))
         x = graph.add(f"{MODEL}/{unit.path}/add/sum", x, y)
-    x = graph.mean(f"{MODEL}/resnet/features/mean", norm_relu(x, FINAL_NORM), [1, 2])
+    x = ranged(graph.mean(f"{MODEL}/{FEATURES}/mean", norm_relu(x, FINAL_NORM), [1, 2]), FEATURES)
     graph.reshape(LOGITS, conv(x, HEAD), (1, len(architecture.labels)))
     return graph
 

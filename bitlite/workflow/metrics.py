@@ -34,7 +34,7 @@ class ModelScores:
 
 @dataclass(frozen=True)
 class PrunedScores(ModelScores):
-    """metrics/prune/P.json: a pruned and recovered model.
+    """metrics/prune/P.json: a pruned and recovered model; a quantized one as int8_mixed, dynamic or int4 has it.
 
     accuracy_before_recovery: share of the test images, 0..1, that it classified rightly before it was trained on.
     frozen_norms: how many of its norms have constants for statistics.

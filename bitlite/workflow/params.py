@@ -220,19 +220,34 @@ class NormFree(Recovery):
         return self
 
 
+class Quantize(Recovery):
+    method: Literal["quantize"]
+    weights: Literal[8, 4] = 8
+    activations: Literal[8, "float"] = 8
+    learning_rate: PositiveFloat = 0.0005
+    distillation: Share = 1.0
+
+
 class Combine(Section):
     """Several methods one after the other, each with its own recovery."""
 
     method: Literal["combine"]
     parts: Annotated[
-        tuple[Annotated[Magnitude | NM | Channels | Units | NormFree, Field(discriminator="method")], ...],
+        tuple[Annotated[Magnitude | NM | Channels | Units | NormFree | Quantize, Field(discriminator="method")], ...],
         Field(min_length=2, strict=False),
     ]
 
     @model_validator(mode="after")
     def _zeros_stay(self):
-        if any(isinstance(part, Magnitude | NM) for part in self.parts[:-1]):
-            raise ValueError("only the last part can be magnitude or n_m: what comes after would train zeros away")
+        *before, last = self.parts
+        if any(isinstance(part, Quantize) for part in before):
+            raise ValueError("only the last part can be quantize: what comes after would train weights off their grid")
+        pruned = before[:-1] if isinstance(last, Quantize) else before
+        if any(isinstance(part, Magnitude | NM) for part in pruned):
+            raise ValueError(
+                "only the last part can be magnitude or n_m, or the one before quantize: what else comes after would "
+                "train zeros away"
+            )
         return self
 
 
@@ -333,7 +348,9 @@ class Compare(Section):
     objective: Literal["size", "latency", "accuracy"] = "size"
 
 
-Pruning = Annotated[NoPruning | Magnitude | NM | Channels | Units | NormFree | Combine, Field(discriminator="method")]
+Pruning = Annotated[
+    NoPruning | Magnitude | NM | Channels | Units | NormFree | Quantize | Combine, Field(discriminator="method")
+]
 Quantization = Annotated[Uncalibrated | Integers | Mixed, Field(discriminator="scheme")]
 
 
