@@ -46,7 +46,7 @@ from bitlite.tflite.graph import Graph, Rewrite, Tensor, constant, rewritten, to
 from bitlite.tflite.lowering import convolution
 from bitlite.tflite.winograd import by_winograd
 from bitlite.workflow import scores
-from bitlite.workflow.params import Calibrated, Quantization
+from bitlite.workflow.params import Quantization
 from bitlite.workflow.paths import FINETUNED
 
 SIZE = (224, 224)
@@ -110,20 +110,22 @@ def speeds(scratch: Path, threads: Sequence[int]) -> None:
 def by_scheme(scratch: Path, threads: Sequence[int]) -> None:
     """Print what each scheme makes of the fine-tuned model of this checkout."""
     bit = Bit.load(FINETUNED)
-    files = {name: conversion.convert(bit, each, calibrating(bit, each)) for name, each in entries().items()}
+    images = calibrating(bit)
+    files = {name: conversion.convert(bit, each, images) for name, each in entries().items()}
     scored(files, bit, scratch, threads)
 
 
 def chosen(scratch: Path, drops: Sequence[float]) -> None:
     """Print what scheme mixed makes of it for each objective at each of `drops`, and some schemes beside it."""
     bit = Bit.load(FINETUNED)
-    validation = dataset.read("validation", bit.architecture.image_size)
-    plain = {name: entry(name) for name in ("float32", "dynamic", "int8_mixed", "int4")}
-    files = {name: conversion.convert(bit, each, calibrating(bit, each)) for name, each in plain.items()}
+    images, validation = calibrating(bit), dataset.read("validation", bit.architecture.image_size)
+    files = {
+        name: conversion.convert(bit, entry(name), images) for name in ("float32", "dynamic", "int8_mixed", "int4")
+    }
     for objective in ("size", "latency"):
         for drop in drops:
             start, each = time.perf_counter(), entry("mixed", objective=objective, max_accuracy_drop=drop)
-            source = conversion.source(bit, each, calibrating(bit, each))
+            source = conversion.source(bit, each, images)
             types, _ = mixed.choose(source, *validation)
             files[f"{objective}, {drop:g}"] = conversion.file(source, types)
             counts = Counter({"float32": len(bit.paths) - len(types)}) + Counter(types.values())
@@ -132,12 +134,10 @@ def chosen(scratch: Path, drops: Sequence[float]) -> None:
     scored(files, bit, scratch, (1,))
 
 
-def calibrating(bit: Bit, entry: Quantization) -> np.ndarray | None:
-    """The training images that an entry calibrates with."""
-    if not isinstance(entry, Calibrated):
-        return None
+def calibrating(bit: Bit) -> np.ndarray:
+    """The training images that entries calibrate with if they do not say otherwise."""
     train, labels = dataset.read("train", bit.architecture.image_size)
-    return train[calibration.drawn(labels, entry)]
+    return train[calibration.drawn(labels, entry("int8"))]
 
 
 def scored(files: dict[str, bytes], bit: Bit, scratch: Path, threads: Sequence[int]) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -27,8 +26,8 @@ from bitlite.workflow import scores
 COLUMNS = (
     "step", "layer", "type", "snr_db", "saved_bytes", "saved_us", "size_bytes", "latency_ms", "accuracy", "chosen",
 )  # fmt: skip
-# Validation images, at most, on which the error of each convolution is measured. On CIFAR-10 64 give the order that
-# 2,000 give, by the error of the logits; cross-entropy, which few images decide, takes more.
+# Validation images, at most, on which the error of each convolution is measured: every image tells that of its logits,
+# so few will do. The loss, which a few unsure images make up, would take many.
 SAMPLE = 64
 # Into so many equal parts the steps are cut to see where accuracy falls, before bisection.
 PARTS = 4
@@ -48,13 +47,6 @@ class Alone:
     error: float = 0.0
     saved_bytes: int = 0
     saved_us: float | None = None
-
-
-class Trial(NamedTuple):
-    """A file after some of the steps; `accuracy` is that on validation."""
-
-    path: Path
-    accuracy: float
 
 
 # What an objective saves.
@@ -80,27 +72,28 @@ def choose(source: Source, pixels: np.ndarray, labels: np.ndarray) -> tuple[Type
         if timed:
             measured = _timed(source, measured, Path(scratch))
         steps = in_order(measured, SAVED[entry.objective])
-        trials: dict[int, Trial] = {}
+        files: dict[int, Path] = {}  # by the number of steps taken
+        accuracies: dict[int, float] = {}
 
         def enough(count: int) -> bool:
             content = conversion.file(source, _types(steps[:count]))
-            path = _written(content, Path(scratch), f"step{count}")
-            trials[count] = Trial(path, scores.accuracy(runtime.logits(path, pixels), labels))
-            return scores.within(trials[count].accuracy, trials[0].accuracy, entry.max_accuracy_drop)
+            files[count] = _written(content, Path(scratch), f"step{count}")
+            accuracies[count] = scores.accuracy(runtime.logits(files[count], pixels), labels)
+            return scores.within(accuracies[count], accuracies[0], entry.max_accuracy_drop)
 
         chosen = last(len(steps), enough)
-        sizes = {count: trial.path.stat().st_size for count, trial in trials.items()}
-        times = latency.in_turns([trial.path for trial in trials.values()], rounds=ROUNDS) if timed else []
-        latencies = dict(zip(trials, times, strict=timed))
+        tried = {
+            count: {"size_bytes": path.stat().st_size, "accuracy": accuracies[count]} for count, path in files.items()
+        }
+        if timed:
+            for row, latency_ms in zip(tried.values(), latency.in_turns([*files.values()], rounds=ROUNDS), strict=True):
+                row["latency_ms"] = latency_ms
 
-    rows = [_row("", each, power) for each in measured if each not in steps]
-    for count, each in reversed(list(enumerate([None, *steps]))):
-        row = _row(count, each, power) | {"chosen": str(count <= chosen).lower()}
-        if count in trials:
-            accuracy = trials[count].accuracy
-            row |= {"size_bytes": sizes[count], "latency_ms": latencies.get(count, ""), "accuracy": accuracy}
-        rows.insert(0, row)
-    return _types(steps[:chosen]), rows
+    taken = [
+        _row(each, power) | {"step": count, "chosen": str(count <= chosen).lower()} | tried.get(count, {})
+        for count, each in enumerate([Alone("", ""), *steps])
+    ]
+    return _types(steps[:chosen]), [*taken, *(_row(each, power) for each in measured if each not in steps)]
 
 
 def in_order(measured: Iterable[Alone], saved: Callable[[Alone], float]) -> list[Alone]:
@@ -192,15 +185,14 @@ def _written(content: bytes, directory: Path, name: str) -> Path:
     return path
 
 
-def _row(step: int | str, alone: Alone | None, power: float) -> dict:
-    row = dict.fromkeys(COLUMNS, "") | {"step": step, "chosen": "false"}
-    if alone is None:
-        return row
+def _row(alone: Alone, power: float) -> dict:
+    """A row of COLUMNS that no step takes. power: mean square of the logits."""
     ratio = decibels(power, alone.error)
-    return row | {
+    return dict.fromkeys(COLUMNS, "") | {
         "layer": alone.layer,
         "type": alone.type,
         "snr_db": ratio if np.isfinite(ratio) else "",
         "saved_bytes": alone.saved_bytes,
         "saved_us": "" if alone.saved_us is None else alone.saved_us,
+        "chosen": "false",
     }
