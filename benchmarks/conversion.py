@@ -4,6 +4,7 @@
     python -m benchmarks.conversion schemes [THREADS ...]    default: on 1 thread
     python -m benchmarks.conversion winograd [THREADS ...]   default: on 1 thread
     python -m benchmarks.conversion dense [THREADS ...]      default: on 1 thread
+    python -m benchmarks.conversion mixed [DROP ...]         default: 0.005 and 0.01
 
 r50x1: files of the same random weights at 224 px, run in turns on one image at a time, seconds and memory to convert:
     usual   a SavedModel as Google publishes it (benchmarks/hub.py), for images of this size, through
@@ -14,6 +15,8 @@ r50x1: files of the same random weights at 224 px, run in turns on one image at 
 schemes: the fine-tuned model of this checkout in every scheme: accuracy on test, agreement with float32, size, latency.
 winograd: single 3x3 convolutions in float32: how many times as fast they are by Winograd's algorithm.
 dense: single 3x3 convolutions: how many times as fast as by int8 they are as dense layers by int4.
+mixed: the fine-tuned model of this checkout by scheme mixed at these drops of accuracy on validation, for size and for
+    latency, against other schemes: seconds to choose, types, accuracy on test, agreement with float32, size, latency.
 
 Of each round the fastest run counts, which noise from other processes seldom reaches; ratios are of medians of these.
 """
@@ -23,6 +26,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -36,13 +40,13 @@ from bitlite.bit.weights import Bit, untrained
 from bitlite.images import dataset
 from bitlite.litert import runtime
 from bitlite.profiling.machine import cpu
-from bitlite.tflite import calibration, conversion, quantizer, schemes
+from bitlite.tflite import calibration, conversion, mixed, quantizer, schemes
 from bitlite.tflite.dense import by_dense
 from bitlite.tflite.graph import Graph, Rewrite, Tensor, constant, rewritten, to_file
 from bitlite.tflite.lowering import convolution
 from bitlite.tflite.winograd import by_winograd
 from bitlite.workflow import scores
-from bitlite.workflow.params import Calibrated, Quantization
+from bitlite.workflow.params import Quantization
 from bitlite.workflow.paths import FINETUNED
 
 SIZE = (224, 224)
@@ -51,21 +55,24 @@ USUAL = ("float32", "dynamic", "int8")
 WINOGRAD = {f"{scheme}, winograd": scheme for scheme in ("float32", "float16", "dynamic")}
 # LiteRT has no fast code for it on a CPU.
 SLOW = "int16x8"
+# It needs validation images.
+CHOSEN = "mixed"
 ROUNDS, RUNS = 15, 3
 # Of single convolutions, in and out.
 CHANNELS, SIDES = (32, 48, 64, 96, 128, 256), (4, 8, 14, 28, 56)
 
 
-def main(what: str, *threads: str) -> None:
+def main(what: str, *numbers: str) -> None:
     measure, default = {
         "r50x1": (speeds, (1, 2)),
         "schemes": (by_scheme, (1,)),
         "winograd": (partial(convolutions, by_winograd, bytes), (1,)),
         "dense": (partial(convolutions, by_dense, quantizer.dynamic), (1,)),
+        "mixed": (chosen, (0.005, 0.01)),
     }[what]
     print(cpu(), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        measure(Path(scratch), [int(count) for count in threads] or default)
+        measure(Path(scratch), [float(each) if what == "mixed" else int(each) for each in numbers] or default)
 
 
 def speeds(scratch: Path, threads: Sequence[int]) -> None:
@@ -103,15 +110,39 @@ def speeds(scratch: Path, threads: Sequence[int]) -> None:
 def by_scheme(scratch: Path, threads: Sequence[int]) -> None:
     """Print what each scheme makes of the fine-tuned model of this checkout."""
     bit = Bit.load(FINETUNED)
-    size = bit.architecture.image_size
-    train, train_labels = dataset.read("train", size)
-    test, labels = dataset.read("test", size)
-    files = {}
-    for name, each in entries().items():
-        images = None
-        if isinstance(each, Calibrated):
-            images = train[calibration.drawn(train_labels, each)]
-        files[name] = conversion.convert(bit, each, images)
+    images = calibrating(bit)
+    files = {name: conversion.convert(bit, each, images) for name, each in entries().items()}
+    scored(files, bit, scratch, threads)
+
+
+def chosen(scratch: Path, drops: Sequence[float]) -> None:
+    """Print what scheme mixed makes of it for each objective at each of `drops`, and some schemes beside it."""
+    bit = Bit.load(FINETUNED)
+    images, validation = calibrating(bit), dataset.read("validation", bit.architecture.image_size)
+    files = {
+        name: conversion.convert(bit, entry(name), images) for name in ("float32", "dynamic", "int8_mixed", "int4")
+    }
+    for objective in ("size", "latency"):
+        for drop in drops:
+            start, each = time.perf_counter(), entry("mixed", objective=objective, max_accuracy_drop=drop)
+            source = conversion.source(bit, each, images)
+            types, _ = mixed.choose(source, *validation)
+            files[f"{objective}, {drop:g}"] = conversion.file(source, types)
+            counts = Counter({"float32": len(bit.paths) - len(types)}) + Counter(types.values())
+            kinds = ", ".join(f"{number} {type}" for type, number in counts.items())
+            print(f"{objective}, {drop:g}: {kinds}, chosen in {time.perf_counter() - start:.0f} s", flush=True)
+    scored(files, bit, scratch, (1,))
+
+
+def calibrating(bit: Bit) -> np.ndarray:
+    """The training images that entries calibrate with if they do not say otherwise."""
+    train, labels = dataset.read("train", bit.architecture.image_size)
+    return train[calibration.drawn(labels, entry("int8"))]
+
+
+def scored(files: dict[str, bytes], bit: Bit, scratch: Path, threads: Sequence[int]) -> None:
+    """Print what files of `bit`, of which float32 is the first, get right on test, how large they are and how fast."""
+    test, labels = dataset.read("test", bit.architecture.image_size)
     paths = written(files, scratch)
     print(" " * 18 + "".join(f"{column:>12}" for column in ("images", "accuracy", "agreement", "bytes")))
     for name, path in paths.items():
@@ -171,11 +202,11 @@ def ratio(times: np.ndarray | None, others: np.ndarray | None) -> str:
 
 def entries() -> dict[str, Quantization]:
     """What is measured, by the name it is printed under."""
-    plain = {scheme: entry(scheme) for scheme in schemes.SCHEMES}
+    plain = {scheme: entry(scheme) for scheme in schemes.SCHEMES if scheme != CHOSEN}
     return plain | {name: entry(scheme, winograd=True) for name, scheme in WINOGRAD.items()}
 
 
-def entry(scheme: str, **more: bool) -> Quantization:
+def entry(scheme: str, **more: bool | float | str) -> Quantization:
     """The entry of params.yaml that names a scheme and, beside `more`, nothing else."""
     return TypeAdapter(Quantization).validate_python({"scheme": scheme, **more})
 

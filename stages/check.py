@@ -42,7 +42,7 @@ def main() -> None:
 
     for name, entry in params.quantization.items():
         with under(f"quantization.{name}"):
-            if isinstance(entry, Mixed) and entry.keep_float != "auto":
+            if isinstance(entry, Mixed):
                 for pruning, lasting in left.items():
                     lasting.matching(entry.keep_float, "keep_float", f"the convolutions that {pruning} is sure to have")
         if isinstance(entry, Calibrated) and (told := calibration.shortfall(entry, images, len(labels))):

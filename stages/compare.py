@@ -11,7 +11,7 @@ models/release/ (model.tflite, labels.txt, README.md).
 from pathlib import Path
 
 from bitlite.bit.weights import Bit
-from bitlite.report import layer_tables, origin, page, picture, places, release, variants
+from bitlite.report import layer_tables, origin, page, picture, places, release, steps, variants
 from bitlite.workflow import metrics
 from bitlite.workflow.command import run
 from bitlite.workflow.errors import listed
@@ -26,11 +26,13 @@ def main() -> None:
     finetuned = Bit.load(FINETUNED)
     made_from = origin.read(params, finetuned.architecture, METRICS)
     layers = layer_tables.read(params.variants, params.pruning, finetuned, PLOTS)
+    searches = steps.read(params, PLOTS)
     selected = comparison.selected
     model = TFLITE / f"{selected.name}.tflite"
     predictions = read_csv(PLOTS / "evaluate" / selected.name / "predictions.csv")
     png = picture.tradeoff(comparison)
-    html = page.report(comparison, made_from, layers, predictions, png)
+    curve = picture.searched(searches) if searches else b""
+    html = page.report(comparison, made_from, layers, predictions, png, searches, curve)
     card = release.card(comparison, made_from, release.recipe(params, made_from, selected), model, len(predictions))
 
     release.write(RELEASE, model, made_from.labels, card)

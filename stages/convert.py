@@ -3,13 +3,14 @@
     python -m stages.convert P Q
 
 Params quantization.Q; data/dataset (train to calibrate, validation to measure), models/pruned/P ->
-models/tflite/P-Q.tflite, plots/convert/P-Q/layers.csv.
+models/tflite/P-Q.tflite, plots/convert/P-Q/layers.csv, and of scheme mixed all that it tried as steps.csv beside it.
 """
+
+from collections import Counter
 
 from bitlite.bit.weights import Bit
 from bitlite.images import dataset
-from bitlite.tflite import calibration, convolutions
-from bitlite.tflite.conversion import FLOAT32, convert
+from bitlite.tflite import calibration, conversion, convolutions, mixed
 from bitlite.workflow import params
 from bitlite.workflow.command import run
 from bitlite.workflow.errors import under
@@ -30,13 +31,20 @@ def main(pruning: str, quantization: str) -> None:
     validation = dataset.read("validation", size)
 
     with under(f"quantization.{quantization}"):
-        content = convert(bit, entry, images, validation=validation)
+        source = conversion.source(bit, entry, images)
+    steps = isinstance(entry, params.Chosen)
+    types, tried = mixed.choose(source, *validation) if steps else (conversion.ALL_FLOAT32, [])
+    content = conversion.file(source, types)
     sample = validation[0][: convolutions.SLOW_SAMPLE.get(entry.scheme, convolutions.SAMPLE)]
-    rows = list(convolutions.rows(content, convert(bit, FLOAT32), bit, sample))
+    rows = list(convolutions.rows(content, conversion.convert(bit, conversion.FLOAT32), bit, sample))
 
     variant = f"{pruning}-{quantization}"
     write_bytes(TFLITE / f"{variant}.tflite", content)
     write_csv(PLOTS / "convert" / variant / "layers.csv", convolutions.COLUMNS, rows)
+    if steps:
+        write_csv(PLOTS / "convert" / variant / "steps.csv", mixed.COLUMNS, tried)
+        counts = Counter(row["type"] for row in rows)
+        print("Convolutions:", ", ".join(f"{number} {type}" for type, number in counts.items()))
     if entry.scheme == "int8_mixed":
         kept = [row["layer"] for row in rows if row["type"] == "float32"]
         print(f"{len(kept)} of {len(rows)} convolutions stay float32{':' if kept else ''}", *kept, sep="\n  ")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from needed import missing
 from PIL import Image
-from test_tflite import SCHEMES, bit_of, confident, photos
+from test_tflite import SCHEMES, bit_of, confident, made, photos
 
 from benchmarks import browser
 from bitlite.litert import runtime
-from bitlite.tflite import conversion, metadata
+from bitlite.tflite import metadata
 from bitlite.tflite.flatbuffer import compact
 from bitlite.tflite.graph import Graph, Tensor, constant, to_file
 from bitlite.workflow.errors import InputError
@@ -27,7 +27,7 @@ ENTRIES = {
 EXACT = ("float32", "float16", "winograd", "softmax")
 # Where activations are rounded to int8, another order of additions takes one to the next step here and there, and
 # random weights make much of it: the error of a score against what images change in it.
-ROUNDED = {"dynamic": 0.1, "int4": 0.1, "int8_mixed": 0.25}
+ROUNDED = {"dynamic": 0.1, "int4": 0.1, "int8_mixed": 0.25, "mixed": 0.25}
 # Of exact ones the largest error of a score against the largest score. WebGL computes in float16.
 EXACTLY = {"wasm": 1e-3, "webgpu": 1e-3, "webgl": 1e-2}
 
@@ -50,7 +50,7 @@ def bit():
 def files(bit, tmp_path_factory):
     directory = tmp_path_factory.mktemp("browser")
     for name, entry in ENTRIES.items():
-        (directory / name).write_bytes(conversion.convert(bit, entry, photos(16, SIZE, seed=1)))
+        (directory / name).write_bytes(made(entry, bit))
     return {name: directory / name for name in ENTRIES}
 
 
@@ -76,7 +76,12 @@ def test_the_browser_answers_as_python_does(name, accelerator, by, files):
 
 @pytest.mark.parametrize(
     ("name", "accelerator", "by"),
-    [("int8", "webgpu", "LiteRT.js"), ("int8", "webgl", "MediaPipe"), ("int4", "webgl", "MediaPipe")],
+    [
+        ("int8", "webgpu", "LiteRT.js"),
+        ("int8", "webgl", "MediaPipe"),
+        ("int4", "webgl", "MediaPipe"),
+        ("mixed", "webgl", "MediaPipe"),
+    ],
 )
 def test_what_is_nothing_for_the_gpu_is_refused(name, accelerator, by, files):
     with pytest.raises(InputError, match=rf"^{by} has no answer for .*/{name} by {accelerator}: \S"):

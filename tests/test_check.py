@@ -134,7 +134,7 @@ def test_layers_that_pruning_may_remove_can_not_stay_float(told):
         ({"scheme": "int8", "calibration_images": 9}, ""),
         ({"scheme": "int8", "calibration_images": 256}, "quantization.new.calibration_images is 256: all 9 training"),
         ({"scheme": "int16x8", "calibration_images": 2}, "quantization.new.calibration_images is 2: one image each"),
-        ({"scheme": "int8_mixed", "keep_float": "auto", "calibration_images": 9}, ""),
+        ({"scheme": "mixed", "calibration_images": 9}, ""),
         ({"scheme": "int8_mixed", "keep_float": ["no/*"]}, "quantization.new.keep_float has 'no/*', which matches"),
     ],
 )  # fmt: skip

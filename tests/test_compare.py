@@ -22,7 +22,7 @@ from bitlite.bit.names import HEAD, ROOT
 from bitlite.bit.shapes import Shape
 from bitlite.bit.weights import untrained
 from bitlite.litert import runtime
-from bitlite.report import layer_tables, origin, picture, release, text, variants
+from bitlite.report import layer_tables, origin, picture, release, steps, text, variants
 from bitlite.report.origin import Origin
 from bitlite.report.page import confusion, report
 from bitlite.report.places import PLACES, advice
@@ -448,6 +448,79 @@ def test_report_tells_of_every_layer():
         ["root_block/conv", "50.0", ""], ["add", "25.0", ""], ["x", "", "100.0"], ["add", "24"],
     ]  # fmt: skip
     assert html.count("<details>") == 2  # nothing was pruned
+
+
+STEPS = [
+    {"step": "0", "layer": "", "type": "", "snr_db": "", "size_bytes": "1000", "latency_ms": "", "accuracy": "0.9",
+     "chosen": "true"},
+    {"step": "1", "layer": "resnet/a/standardized_conv2d", "type": "int8", "snr_db": "40.4", "size_bytes": "",
+     "latency_ms": "", "accuracy": "", "chosen": "true"},
+    {"step": "2", "layer": "resnet/a/standardized_conv2d", "type": "int4", "snr_db": "", "size_bytes": "600",
+     "latency_ms": "", "accuracy": "0.875", "chosen": "true"},
+    {"step": "3", "layer": "resnet/b", "type": "int4", "snr_db": "20.0", "size_bytes": "500", "latency_ms": "",
+     "accuracy": "0.5", "chosen": "false"},
+    # No step takes it.
+    {"step": "", "layer": "resnet/b", "type": "int8", "snr_db": "30.0", "size_bytes": "", "latency_ms": "",
+     "accuracy": "", "chosen": "false"},
+]  # fmt: skip
+
+
+def search(rows=STEPS, drop=0.03):
+    return steps.Search(steps.steps(rows), drop)
+
+
+def test_report_tells_the_steps_of_a_choice_of_bits():
+    found = {"dense-mixed": search()}
+    curve = picture.searched(found)
+    mixed = comparison(DENSE, variant("dense-mixed", size_bytes=600))
+    html = report(mixed, ORIGIN, by_layer("dense-mixed"), many_predictions(), b"", found, curve)
+    page = Page(html)
+    rows = [[cell.strip() for cell in row] for row in page.rows]
+    at = rows.index(["all", "float32", "", "1.00 kB", "", "0.00"])
+    assert rows[at + 1 : at + 4] == [
+        ["a/conv", "int8", "40", "", "", ""], ["a/conv", "int4", "", "600 B", "", "2.50"],
+        ["b", "int4", "20", "500 B", "", "40.00"],
+    ]  # fmt: skip
+    assert rows.count(["b", "int8", "30", "", "", ""]) == 0
+    assert "The 3 steps of dense-mixed, of which it takes 2" in html and base64.b64encode(curve).decode() in html
+    assert "Choosing the bits" not in report(mixed, ORIGIN, by_layer("dense-mixed"), many_predictions(), b"")
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_curve_leads_through_the_files_tried_to_the_one_taken(timed):
+    rows = [
+        row | {"latency_ms": str(int(row["size_bytes"]) / 100)} if timed and row["size_bytes"] else row for row in STEPS
+    ]
+    figure = picture.draw_searches({"dense-mixed": search(rows), "dense-other": search(STEPS, 0.1)})
+    by_size, *by_latency = figure.axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in by_size.lines}
+    assert lines["dense-mixed"] == [[1000, 0], pytest.approx([600, -2.5]), pytest.approx([500, -40])]
+    dashed = [line.get_ydata() for line in by_size.lines if line.get_linestyle() == "--"]
+    assert dashed == [pytest.approx([-3] * 2), pytest.approx([-10] * 2)]
+    rings = [line.get_xydata().tolist() for line in by_size.lines if line.get_markersize() > 8]
+    assert rings == [[pytest.approx([600, -2.5])]] * 2
+    assert len(by_latency) == timed
+    for axes in by_latency:
+        lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+        assert lines["dense-mixed"] == [[10, 0], pytest.approx([6, -2.5]), pytest.approx([5, -40])]
+        assert "dense-other" not in lines
+
+
+def test_searches_are_read_of_the_variants_of_scheme_mixed(tmp_path):
+    params = Params.model_validate(
+        {
+            "dataset": {"name": "mnist5k"}, "backbone": {"name": "bit-tiny"},
+            "quantization": {
+                "float32": {"scheme": "float32"}, "few": {"scheme": "mixed", "max_accuracy_drop": 0.5},
+            },
+        }
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"convert/dense-few/steps\.csv is missing: run `dvc repro`$"):
+        steps.read(params, tmp_path)
+    write_csv(tmp_path / "convert/dense-few/steps.csv", STEPS[0], STEPS)
+    (tmp_path / "convert/dense-float32").mkdir()
+    assert steps.read(params, tmp_path) == {"dense-few": search(drop=0.5)}
+    assert [step.number for step in search().tried] == [0, 2, 3] and search().chosen.number == 2
 
 
 def test_report_tells_where_each_runs_and_shows_no_null_as_a_pass():

@@ -291,7 +291,7 @@ def test_methods_that_make_no_sense(committed, capsys, entry, told):
         {"scheme": "int16x8", "calibration_images": 8, "calibration_seed": 3, "calibration_balanced": False},
         {"scheme": "int8_mixed", "softmax": True},
         {"scheme": "int8_mixed", "keep_float": ["resnet/block1/*"]},
-        {"scheme": "int8_mixed", "keep_float": "auto", "max_accuracy_drop": 0.0},
+        {"scheme": "mixed", "max_accuracy_drop": 0.0, "objective": "latency", "calibration_images": 8},
     ],
 )
 def test_each_scheme_is_an_entry(committed, entry):
@@ -301,11 +301,29 @@ def test_each_scheme_is_an_entry(committed, entry):
     assert (found.scheme, found.softmax) == (entry["scheme"], entry.get("softmax", False))
 
 
-@pytest.mark.parametrize("entry", [{"keep_float": "some"}, {"keep_float": [1]}, {"max_accuracy_drop": 1.5}])
-def test_schemes_that_make_no_sense(committed, capsys, entry):
-    committed["quantization"]["mine"] = {"scheme": "int8_mixed"} | entry
+@pytest.mark.parametrize(
+    ("scheme", "entry"),
+    [
+        ("int8_mixed", {"keep_float": "some"}),
+        ("int8_mixed", {"keep_float": [1]}),
+        ("mixed", {"max_accuracy_drop": 1.5}),
+        ("mixed", {"objective": "accuracy"}),
+    ],
+)
+def test_schemes_that_make_no_sense(committed, capsys, scheme, entry):
+    committed["quantization"]["mine"] = {"scheme": scheme} | entry
     write(committed)
     assert f"params.yaml: quantization.mine.{next(iter(entry))}" in refusal(capsys)
+
+
+@pytest.mark.parametrize("more", [{}, {"max_accuracy_drop": 0.0}])
+def test_an_entry_that_leaves_the_choice_to_int8_mixed_is_told_of_mixed(committed, capsys, more):
+    committed["quantization"]["mine"] = {"scheme": "int8_mixed", "keep_float": "auto"} | more
+    write(committed)
+    assert refusal(capsys) == (
+        "params.yaml: quantization.mine: keep_float takes patterns, not auto: `scheme: mixed` chooses by "
+        "max_accuracy_drop"
+    )
 
 
 @pytest.mark.parametrize("scheme", ["int4", "int8"])
@@ -442,7 +460,7 @@ def test_the_examples_in_the_comments_are_valid():
         "none", "magnitude", "channels", "n_m", "units", "norm_free", "quantize", "combine"
     }  # fmt: skip
     assert {entry.scheme for entry in checked.quantization.values()} == {
-        "float32", "float16", "dynamic", "int8", "int8_mixed", "int16x8", "int4"
+        "float32", "float16", "dynamic", "int8", "int8_mixed", "int16x8", "int4", "mixed"
     }  # fmt: skip
 
 

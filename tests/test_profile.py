@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from test_tflite import types_of
 
 from bitlite.bit.shapes import Shape
 from bitlite.bit.weights import untrained
@@ -16,7 +17,7 @@ from bitlite.profiling.operators import Operator
 from bitlite.profiling.profile import Recording
 from bitlite.pruning.freezing import frozen
 from bitlite.tflite import conversion, convolutions
-from bitlite.workflow.params import Integers, Mixed, Uncalibrated
+from bitlite.workflow.params import Chosen, Integers, Mixed, Uncalibrated
 
 SIZE = (24, 16)
 
@@ -35,8 +36,10 @@ def files(bit, tmp_path_factory):
     schemes["winograd"] = Uncalibrated(scheme="float32", winograd=True)
     schemes["int8"] = Integers(scheme="int8", calibration_images=4)
     schemes["int8_mixed"] = Mixed(scheme="int8_mixed", calibration_images=4)
+    schemes["mixed"] = Chosen(scheme="mixed", calibration_images=4)
     for name, entry in schemes.items():
-        (directory / f"{name}.tflite").write_bytes(conversion.convert(bit, entry, photos))
+        content = conversion.convert(bit, entry, photos, types=types_of(bit))
+        (directory / f"{name}.tflite").write_bytes(content)
     return {path.stem: path for path in directory.iterdir()}
 
 
@@ -177,7 +180,7 @@ def test_what_xnnpack_does_not_take_is_named(tmp_path):
     assert profile.delegated(file, recording) == pytest.approx(3 / 4)
 
 
-@pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int4", "int8", "int8_mixed", "winograd"])
+@pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int4", "int8", "int8_mixed", "mixed", "winograd"])
 def test_delegated_operators_are_those_of_the_interpreter(files, scheme):
     path = files[scheme]
     file = operators.read(path)
@@ -193,8 +196,9 @@ def test_delegated_operators_are_those_of_the_interpreter(files, scheme):
     assert (scheme == "int8") == bool(left)  # pixels come as uint8
 
 
-def test_xnnpack_computes_every_int4_layer_with_int4(bit, files):
-    path = files["int4"]
+@pytest.mark.parametrize("scheme", ["int4", "mixed"])
+def test_xnnpack_computes_every_int4_layer_with_int4(scheme, bit, files):
+    path = files[scheme]
     layers = [path for path, layer in convolutions.find(path.read_bytes(), bit.paths).items() if layer.type == "int4"]
     events = profile.record(path, np.zeros((*SIZE, 3), np.uint8), threads=1, rounds=1).events
     found = [layer for event, layer in zip(events, profile.layers_of(operators.read(path), events), strict=True)

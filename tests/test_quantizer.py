@@ -1,4 +1,4 @@
-"""int8_mixed: which convolutions stay float32, and what each layer loses."""
+"""int8_mixed: the convolutions that stay float32; and what each layer loses, whatever the scheme."""
 
 import re
 
@@ -9,7 +9,7 @@ from test_tflite import bit_of, photos
 
 from bitlite.bit import network
 from bitlite.bit.names import HEAD, POOL, ROOT, unit
-from bitlite.tflite import calibration, conversion, convolutions, mixed, quantizer, scaling
+from bitlite.tflite import calibration, conversion, convolutions, scaling
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.params import Integers, Mixed, Uncalibrated
 
@@ -27,11 +27,6 @@ def float32(bit):
 @pytest.fixture(scope="module")
 def paths(bit):
     return [convolution.path for convolution in bit.convolutions]
-
-
-@pytest.fixture(scope="module")
-def ranges(float32):
-    return calibration.ranges(float32, photos(16, seed=1))
 
 
 def made(bit, **keys):
@@ -105,44 +100,6 @@ def test_values_are_moved_in_the_type_of_the_convolution(patterns):
 def test_keep_float_that_matches_nothing(bit, float32):
     with pytest.raises(InputError, match=re.escape("keep_float has 'resnet/block9/*', which matches none")):
         made(bit, keep_float=["resnet/block1/*", "resnet/block9/*"])
-
-
-# keep_float: auto
-
-
-@pytest.fixture(scope="module")
-def validation(bit):
-    """Images whose labels are what the float32 model says, but where it is least sure of it."""
-    images = photos(64, seed=3)
-    return images, network.build(bit)(images.astype(np.float32)).numpy().argmax(axis=1)
-
-
-@pytest.mark.parametrize("drop", [0, 0.05, 1])
-def test_auto_keeps_no_more_than_it_must(drop, float32, paths, ranges, validation):
-    def accuracy(kept):
-        return mixed._accuracy(quantizer.static(float32, [p for p in paths if p not in kept], ranges), *validation)
-
-    kept = mixed.kept_float(float32, paths, ranges, drop, *validation)
-    assert 1 - accuracy(kept) <= drop
-    if drop == 1:
-        assert kept == set()
-    # By another order of calls: those of the least signal to noise, and one fewer would not do.
-    nothing = quantizer.static(float32, paths, ranges)
-    ratios = convolutions.signal_to_noise(nothing, float32, paths, validation[0][: mixed.SAMPLE])
-    worst = sorted(paths, key=ratios.get)
-    assert kept == set(worst[: len(kept)])
-    assert not kept or 1 - accuracy(worst[: len(kept) - 1]) > drop
-
-
-def test_auto_is_what_its_layers_named_give(bit, float32, paths, validation):
-    keys = {"keep_float": "auto", "max_accuracy_drop": 0.0}
-    content = conversion.convert(bit, Mixed(scheme="int8_mixed", **keys), photos(16, seed=1), validation=validation)
-    kept = float_kernels(content, bit)
-    # Found anew from the same validation images, by name.
-    found = {path for path, layer in convolutions.find(content, paths).items() if layer.type == "float32"}
-    assert kept == found
-    again = made(bit, keep_float=sorted(kept)) if kept else made(bit)
-    assert again == content
 
 
 # What goes through the layers

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,30 @@ def test_convert_says_what_each_layer_lost():
         assert [row["layer"] for row in rows] == layers
         lost = {row["snr_db"] for row in rows} != {""}
         assert lost == (not variant.endswith("-float32"))
+
+
+def test_convert_writes_what_it_tried_to_choose_bits(copy, capsys):
+    entry = "scheme: mixed, calibration_images: 12, max_accuracy_drop: 0.2"
+    Path("params.yaml").write_text(PARAMS.replace("scheme: int8, calibration_images: 12", entry))
+    made = []
+    for _ in range(2):
+        convert.main("dense", "int8")
+        made.append(contents("models/tflite", "plots/convert"))
+    assert made[0] == made[1]
+    steps, layers = (read_csv(Path(f"plots/convert/dense-int8/{name}.csv")) for name in ("steps", "layers"))
+    final = [row for row in steps if row["chosen"] == "true"][-1]
+    assert int(final["size_bytes"]) == Path("models/tflite/dense-int8.tflite").stat().st_size
+    taken = {row["layer"]: row["type"] for row in steps[1:] if row["chosen"] == "true"}
+    assert {row["layer"]: row["type"] for row in layers if row["type"] != "float32"} == taken != {}
+    # What says how far the file may go is what `evaluate` measures too.
+    evaluate.main("dense-int8")
+    assert metrics("evaluate/dense-int8")["validation_accuracy"] == pytest.approx(float(final["accuracy"]))
+    float32 = metrics("evaluate/dense-float32")["validation_accuracy"]
+    assert float(steps[0]["accuracy"]) == pytest.approx(float32) and float(final["accuracy"]) >= float32 - 0.2 - 1e-9
+    counts = Counter(row["type"] for row in layers)
+    said = {f"{number} {type}" for type, number in counts.items()}
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Convolutions: ")]
+    assert [set(line.removeprefix("Convolutions: ").split(", ")) for line in lines] == [said, said]
 
 
 @pytest.mark.parametrize(

@@ -20,16 +20,17 @@ from bitlite.litert import runtime
 from bitlite.litert.operators import convolutions
 from bitlite.litert.signature import signature
 from bitlite.pruning.freezing import frozen
-from bitlite.tflite import calibration, conversion, flatbuffer, quantizer, schemes
+from bitlite.tflite import calibration, conversion, flatbuffer, mixed, quantizer, schemes
 from bitlite.tflite.convolutions import find
 from bitlite.tflite.graph import to_file
 from bitlite.tflite.lowering import lower
-from bitlite.workflow.params import Integers, Mixed, Uncalibrated
+from bitlite.workflow.params import Chosen, Integers, Mixed, Uncalibrated
 
 SCHEMES = {
     **{name: Uncalibrated(scheme=name) for name in ("float32", "float16", "dynamic", "int4")},
     **{name: Integers(scheme=name) for name in ("int8", "int16x8")},
     "int8_mixed": Mixed(scheme="int8_mixed"),
+    "mixed": Chosen(scheme="mixed"),
 }
 SIZE = (24, 16)
 
@@ -72,8 +73,19 @@ def norm_free(bit):
     return frozen(bit, bit.norms, [(images, images)])
 
 
+def types_of(bit):
+    """For the scheme mixed: int4 where it can be, but float32 in the first of these and int8 in the last."""
+    int4 = [path for path in bit.paths if path in mixed.dense_layers(bit)]
+    return dict.fromkeys(bit.paths, "int8") | dict.fromkeys(int4[1:-1], "int4") | dict.fromkeys(int4[:1], "float32")
+
+
+def made(entry, bit):
+    """The file of an entry, of the types above if it chooses types."""
+    return conversion.convert(bit, entry, photos(16, bit.architecture.image_size, seed=1), types=types_of(bit))
+
+
 def converted(scheme, bit):
-    return conversion.convert(bit, SCHEMES[scheme], photos(16, bit.architecture.image_size, seed=1))
+    return made(SCHEMES[scheme], bit)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +165,7 @@ def test_softmax_gives_the_probabilities_of_the_logits(scheme, bit, tmp_path):
     sure, images = confident(bit), photos(48)
     entry = SCHEMES[scheme].model_copy(update={"softmax": True})
     (tmp_path / "logits").write_bytes(converted(scheme, sure))
-    (tmp_path / "softmax").write_bytes(conversion.convert(sure, entry, photos(16, seed=1)))
+    (tmp_path / "softmax").write_bytes(made(entry, sure))
     logits, found = (runtime.logits(tmp_path / name, images) for name in ("logits", "softmax"))
     expected = np.exp(logits - logits.max(axis=1, keepdims=True))
     expected /= expected.sum(axis=1, keepdims=True)
@@ -211,19 +223,28 @@ def in_int4(name):
     return 127 if "block1/unit01/b/" in name else 7
 
 
-def test_int4_file_is_the_keras_model_with_kernels_of_fifteen_values(bit, files):
-    def rounded(name, kernel):
-        if not in_int4(name):
-            return kernel
-        scale = np.abs(kernel).max(axis=(0, 1, 2)) / in_int4(name)
-        return np.round(kernel / scale) * scale
+def rounded(kernel, largest):
+    """A kernel whose largest weight of each output channel is `largest` steps; as it is for None."""
+    if not largest:
+        return kernel
+    scale = np.abs(kernel).max(axis=(0, 1, 2)) / largest
+    return np.round(kernel / scale) * scale
 
+
+@pytest.mark.parametrize(
+    ("scheme", "largest", "bound"),
+    # Activations are int8, as in the schemes dynamic and int8_mixed.
+    [
+        ("int4", lambda bit, name: in_int4(name), 0.1),
+        ("mixed", lambda bit, name: {"float32": None, "int8": 127, "int4": 7}[types_of(bit)[name[:-7]]], 0.25),
+    ],
+)
+def test_files_with_int4_are_the_keras_model_with_kernels_of_fifteen_values(scheme, largest, bound, bit, files):
     images = photos(48)
-    coarse = bit.with_weights({**bit.weights, **{name: rounded(name, kernel) for name, kernel in bit.kernels.items()}})
-    expected = network.build(coarse)(images.astype(np.float32)).numpy()
-    error = runtime.Classifier(files["int4"]).logits(images) - expected
-    # Activations are int8, as in the scheme dynamic.
-    assert np.sqrt(np.mean(error**2)) < 0.1 * expected.std(axis=0).mean()
+    kernels = {name: rounded(kernel, largest(bit, name)) for name, kernel in bit.kernels.items()}
+    expected = network.build(bit.with_weights(bit.weights | kernels))(images.astype(np.float32)).numpy()
+    error = runtime.Classifier(files[scheme]).logits(images) - expected
+    assert np.sqrt(np.mean(error**2)) < bound * expected.std(axis=0).mean()
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -285,6 +306,7 @@ def metadata_of(model):
 def test_sizes(files):
     sizes = {scheme: path.stat().st_size for scheme, path in files.items()}
     assert sizes["float16"] < 0.6 * sizes["float32"]
+    assert sizes["int4"] < sizes["mixed"] < sizes["dynamic"]
     for scheme in ("dynamic", "int8", "int8_mixed", "int16x8"):
         assert sizes["int4"] < 0.7 * sizes[scheme] and sizes[scheme] < 0.4 * sizes["float32"]
 
@@ -369,12 +391,16 @@ def test_sums_that_go_below_zero_keep_their_relu(files):
 def test_kernels_are_of_the_schemes_type(bit, files):
     # As TFLite holds them, [outputs, height, width, inputs]; below 1024 values the dynamic scheme leaves them alone.
     kernels = {(value.shape[3], *value.shape[:3]) for value in bit.kernels.values() if value.size >= 1024}
-    for scheme in set(SCHEMES) - {"float16", "int4"}:
+    for scheme in set(SCHEMES) - {"float16", "int4", "mixed"}:
         expected = schemes.SCHEMES[scheme].weights.upper()
         assert {kind for kind, shape in graph(files[scheme])[0] if shape in kernels} == {expected}
     found = find(files["int4"].read_bytes(), bit.paths)
     of = {7: "int4", 127: "int8", None: "float32"}
     assert {path: layer.type for path, layer in found.items()} == {path: of[in_int4(path + "/")] for path in bit.paths}
+    types = {path: layer.type for path, layer in find(files["mixed"].read_bytes(), bit.paths).items()}
+    assert types == types_of(bit) and set(types.values()) == {"float32", "int8", "int4"}
+    # Dense layers only for int4.
+    assert graph(files["mixed"])[1]["FULLY_CONNECTED"] == [*types.values()].count("int4")
     assert {shape for kind, shape in graph(files["float16"])[0] if kind == "FLOAT16"} >= kernels
 
 
@@ -448,7 +474,8 @@ def digests(schemes):
 
 def test_equal_models_give_equal_bytes(files):
     expected = {scheme: hashlib.sha256(path.read_bytes()).hexdigest() for scheme, path in files.items()}
-    assert digests(["float32", "int8", "int4"]) == [expected[name] for name in ("float32", "int8", "int4")]
+    few = ["float32", "int8", "int4", "mixed"]
+    assert digests(few) == [expected[name] for name in few]
     # Another process, another order.
     code = f"import sys; sys.path[:0] = {sys.path!r}; import test_tflite as t; print(*t.digests({[*expected][::-1]}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

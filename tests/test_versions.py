@@ -106,6 +106,7 @@ def files(tmp_path_factory):
         "int8_mixed": "TensorFlow Lite 1.14.0",
         "int16x8": "TensorFlow Lite 2.15.0",
         "int4": "TensorFlow Lite 2.19.0, LiteRT 1.1.0",
+        "mixed": "TensorFlow Lite 2.19.0, LiteRT 1.1.0",
     }.items(),
 )
 def test_the_oldest_runtime_of_a_scheme(files, name, oldest):
@@ -122,10 +123,10 @@ def test_a_file_written_more_than_once_says_its_needs_once(files):
 def test_gpu_delegates_know_the_version_of_every_convolution(files):
     # The last that they take: CheckMaxSupportedOpVersion of tflite/delegates/gpu/common/model_builder.cc.
     last = {schema.BuiltinOperator.CONV_2D: 6, schema.BuiltinOperator.FULLY_CONNECTED: 9}
-    for name in ("float32", "float16", "dynamic", "int8_mixed", "int4", "winograd"):
+    for name in ("float32", "float16", "dynamic", "int8_mixed", "int4", "mixed", "winograd"):
         codes, _ = needs(files[name].read_bytes())
         versions = {code: version for code, _, version in codes if code in last}
-        assert len(versions) == (2 if name == "int4" else 1)
+        assert len(versions) == (2 if name in ("int4", "mixed") else 1)
         assert all(version <= last[code] for code, version in versions.items())
 
 
@@ -168,7 +169,7 @@ def answered(runtime, path, images):
 def test_an_old_runtime_answers_rightly_or_refuses(files, runtime, name):
     images = photos(4, SIZE)
     found = answered(runtime, files[name], images)
-    if name == "int4" or (name, runtime) == ("int16x8", "tflite-runtime==2.14.0"):
+    if name in ("int4", "mixed") or (name, runtime) == ("int16x8", "tflite-runtime==2.14.0"):
         assert isinstance(found, str) and "Didn't find op for builtin opcode" in found
     else:
         assert judged(found, Classifier(files[name]).logits(images)) not in ("WRONG", "refused")

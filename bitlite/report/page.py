@@ -4,10 +4,12 @@ import base64
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from bitlite.report.layer_tables import TYPES, LayerTables
 from bitlite.report.origin import Origin
 from bitlite.report.places import FIT, PLACES, advice, caution
+from bitlite.report.steps import Search
 from bitlite.report.text import milliseconds, percent, series, size, template, three_digits
 from bitlite.report.variants import Comparison, choice, wilson
 from bitlite.workflow.errors import InputError
@@ -47,11 +49,14 @@ def report(
     layers: LayerTables,
     predictions: Sequence[Mapping[str, str]],
     picture: bytes,
+    searches: Mapping[str, Search] = MappingProxyType({}),
+    curve: bytes = b"",
 ) -> str:
     """The report as one HTML page that needs nothing else.
 
     predictions: a row for each test image, class names under `actual` and `predicted`, of the selected variant.
-    picture: the trade-off as PNG. Raises InputError as `confusion` does.
+    picture: the trade-off as PNG. searches, curve: of the variants of scheme mixed, and as PNG, if there are any.
+    Raises InputError as `confusion` does.
     """
     counts = confusion(predictions, origin.labels)
     return template("report.html.j2").render(
@@ -70,6 +75,8 @@ def report(
         advice=advice(comparison),
         caution=caution(comparison.selected),
         picture=base64.b64encode(picture).decode(),
+        searches=searches,
+        curve=base64.b64encode(curve).decode(),
         counts=counts if len(origin.labels) <= MATRIX_CLASSES else None,
         pairs=confused_pairs(counts, origin.labels)[:LISTED_PAIRS],
     )

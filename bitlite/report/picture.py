@@ -1,7 +1,7 @@
-"""The trade-off picture: accuracy against size and against latency. Equal comparisons give equal bytes."""
+"""The pictures of the report: accuracy against size and against latency. Equal numbers give equal bytes."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 from matplotlib.axes import Axes
@@ -12,6 +12,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
+from bitlite.report.steps import Search
 from bitlite.report.text import milliseconds, percent, size
 from bitlite.report.variants import Comparison, Variant
 
@@ -34,9 +35,18 @@ Point = tuple[float, float]
 
 def tradeoff(comparison: Comparison) -> bytes:
     """The picture that `draw` makes, as PNG of 1760 x 800 pixels."""
+    return _png(draw(comparison))
+
+
+def searched(searches: Mapping[str, Search]) -> bytes:
+    """The picture that `draw_searches` makes, as PNG of 1760 x 640 pixels."""
+    return _png(draw_searches(searches))
+
+
+def _png(figure: Figure) -> bytes:
     png = io.BytesIO()
     # Without this, matplotlib's version would be part of the file.
-    draw(comparison).savefig(png, format="png", metadata={"Software": None})
+    figure.savefig(png, format="png", metadata={"Software": None})
     return png.getvalue()
 
 
@@ -57,6 +67,41 @@ def draw(comparison: Comparison) -> Figure:
     by_size.set_ylabel("test accuracy", color=INK)
     _write_title(figure, comparison)
     _add_legend(figure, comparison)
+    return figure
+
+
+def draw_searches(searches: Mapping[str, Search]) -> Figure:
+    """The accuracy that each search lost against the size of its files, and, where it was measured, against latency.
+
+    A line for each variant leads from float32 through the files tried; a ring is where the variant stands.
+    """
+    figure = Figure(figsize=(11, 4), dpi=160, facecolor="white")
+    FigureCanvasAgg(figure)
+    timed = {name: search for name, search in searches.items() if search.chosen.latency_ms is not None}
+    panels = [("size_bytes", "size of the .tflite file", EngFormatter(unit="B"), searches)]
+    if timed:
+        panels.append(("latency_ms", "latency of one image, ms", FuncFormatter(lambda ms, _: f"{ms:.3g}"), timed))
+    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(searches)}
+    for number, (key, label, formatter, shown) in enumerate(panels, 1):
+        axes = figure.add_subplot(1, len(panels), number)
+        axes.grid(color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(FAINT)
+        axes.tick_params(colors=INK, labelsize=9, length=0)
+        for drop in sorted({search.max_accuracy_drop for search in shown.values()}):
+            axes.axhline(-100 * drop, color=FAINT, linewidth=1.2, linestyle=(0, (5, 4)), zorder=1)
+        for name, search in shown.items():
+            points = [(getattr(step, key), -100 * step.lost) for step in search.tried]
+            ring = points[search.tried.index(search.chosen)]
+            axes.plot(*zip(*points, strict=True), color=colours[name], marker="o", markersize=4, label=name, zorder=3)
+            axes.plot(*ring, marker="o", markersize=11, markerfacecolor="none", markeredgecolor=INK, zorder=4)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter(formatter)
+        axes.set_xlabel(label, color=INK)
+        axes.set_ylabel("validation accuracy against float32, points", color=INK)
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    figure.tight_layout()
     return figure
 
 

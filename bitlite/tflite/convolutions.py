@@ -141,10 +141,11 @@ def signal_to_noise(content: bytes, float32: bytes, paths: Collection[str], pixe
             right = expected(there[path].output.number).astype(np.float64)
             signal[path] += float(np.sum(right**2))
             noise[path] += float(np.sum((value(here[path].output.number) - right) ** 2))
-    return {path: _decibels(signal[path], noise[path]) for path in paths}
+    return {path: decibels(signal[path], noise[path]) for path in paths}
 
 
-def _decibels(signal: float, noise: float) -> float:
+def decibels(signal: float, noise: float) -> float:
+    """10 log10(signal / noise) of two powers, infinite where one of them is 0."""
     if not noise:
         return np.inf
     return 10 * math.log10(signal / noise) if signal else -np.inf

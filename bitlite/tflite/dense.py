@@ -15,17 +15,22 @@ Against `dynamic`, one thread, AVX-512 VNNI, and the share of float32's answers 
 | dense for all 3x3 | 1.39, 0.51 | 1.14, 0.55, 0.962 |
 """
 
+from collections.abc import Collection
+
 from bitlite.tflite.graph import Graph, Operator, Tensor
+from bitlite.tflite.lowering import MODEL
 
 
-def dense(graph: Graph, operator: Operator) -> Tensor | None:
+def dense(graph: Graph, operator: Operator, paths: Collection[str] | None = None) -> Tensor | None:
     """The rewrite: a convolution whose dense layer takes about as long as itself, and an even number of channels.
 
     Those are the ones of 1x1 and stride 1, and of 3x3 where the patches hold fewer numbers than the kernel: little to
     copy, many weights to save. Alone, a 3x3 of 256 channels over 14 x 14 pixels takes 1.5 times as long as by int8, of
     512 over 7 x 7 as long, but of 128 over 28 x 28 2.1 times (`python -m benchmarks.conversion dense`).
+
+    paths: of the convolutions that are looked at; None for all.
     """
-    if operator.type != "conv":
+    if operator.type != "conv" or (paths is not None and operator.output.name.removeprefix(f"{MODEL}/") not in paths):
         return None
     side, _, channels, outputs = operator.inputs[1].shape
     _, height, width, _ = operator.output.shape

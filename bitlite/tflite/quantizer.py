@@ -5,7 +5,7 @@ the C++ quantizer that ai-edge-litert shares with TensorFlow's converter: litert
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import numpy as np
 from litert_quantizer.qtyping import TFLOperationName
@@ -43,17 +43,21 @@ def dynamic(float32: bytes) -> bytes:
     return _quantized(quantizer)
 
 
-def static(float32: bytes, paths: Collection[str], ranges: Ranges) -> bytes:
-    """`float32` computing the convolutions `paths` in int8, with the `ranges` of their inputs and outputs.
+def by_layer(float32: bytes, types: Mapping[str, str], ranges: Ranges) -> bytes:
+    """`float32` with its convolutions, by path, of the types float32, int8 and int4; those not named stay float32.
 
-    In int8 too is what brings values to their places before one, as padding does, and behind the root.
+    int8 takes the `ranges` of inputs and outputs. In int8 too is what brings values to their places before such a
+    convolution, as padding does, and behind the root. int4 must be a dense layer, of weights alone as in `dynamic`.
     """
-    if not paths:
+    int8, int4 = ([path for path, each in types.items() if each == type] for type in ("int8", "int4"))
+    if not int8 and not int4:
         return float32
     quantizer = Quantizer(float32)
-    layers = [*paths, POOL] if ROOT in paths else paths
-    for name, type in convolutions.operators(float32, layers).items():
+    for name, type in convolutions.operators(float32, [*int8, POOL] if ROOT in int8 else int8).items():
         quantizer.add_static_config(_just(name), TFLOperationName(type), activation_num_bits=8, weight_num_bits=8)
+    for name, type in convolutions.operators(float32, int4).items():
+        if type == "FULLY_CONNECTED":
+            quantizer.add_dynamic_config(_just(name), TFLOperationName(type), num_bits=BITS[type])
     return _quantized(quantizer, ranges)
 
 

@@ -4,15 +4,15 @@ Every file is made of the float32 file of the lowered network. Weights are quant
 each output channel, so zeros stay zeros.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
-
-from bitlite.tflite import calibration, mixed, quantizer
+from bitlite.bit.weights import Bit
+from bitlite.tflite import calibration, quantizer
 from bitlite.tflite.dense import dense
 from bitlite.tflite.graph import Graph, Rewrite, rewritten, to_file
-from bitlite.tflite.lowering import half_weights, integer_norm, packed_root, probabilities
+from bitlite.tflite.lowering import half_weights, integer_norm, lower, packed_root, probabilities
 from bitlite.tflite.winograd import winograd
 from bitlite.workflow.params import Quantization, Uncalibrated
 
@@ -22,44 +22,54 @@ class Source:
     """All that a file can be made of.
 
     scheme: the row of SCHEMES. entry: the entry of params.yaml.
-    graph, float32: the lowered network, and its file. paths: of BiT's convolutions.
+    graph, float32: the lowered network, and its file.
     ranges: the least and largest value of every tensor, for schemes that are calibrated.
-    validation: images uint8 [images, height, width, 3] and their labels [images], for keep_float: auto.
     """
 
+    bit: Bit
     scheme: "Scheme"
     entry: Quantization
     graph: Graph
     float32: bytes
-    paths: Sequence[str]
     ranges: calibration.Ranges | None = None
-    validation: tuple[np.ndarray, np.ndarray] | None = None
 
 
-def _float32(source: Source) -> bytes:
+# The type of each convolution by its path, which is float32, int8 or int4; of those that are not named it is float32.
+Types = Mapping[str, str]
+
+
+def _float32(source: Source, _: Types) -> bytes:
     return source.float32
 
 
-def _float16(source: Source) -> bytes:
+def _float16(source: Source, _: Types) -> bytes:
     return to_file(rewritten(source.graph, half_weights))
 
 
-def _dynamic(source: Source) -> bytes:
+def _dynamic(source: Source, _: Types) -> bytes:
     return quantizer.dynamic(source.float32)
 
 
-def _integers(source: Source) -> bytes:
+def _integers(source: Source, _: Types) -> bytes:
     scheme = source.scheme
     return quantizer.integers(source.float32, source.ranges, activations=scheme.activations, pixels=scheme.pixels)
 
 
-def _int8_mixed(source: Source) -> bytes:
+def _int8_mixed(source: Source, _: Types) -> bytes:
     kept = source.entry.keep_float
-    if kept == "auto":
-        kept = mixed.kept_float(
-            source.float32, source.paths, source.ranges, source.entry.max_accuracy_drop, *source.validation
-        )
-    return quantizer.static(source.float32, [path for path in source.paths if path not in kept], source.ranges)
+    return quantizer.by_layer(
+        source.float32, {path: "int8" for path in source.bit.paths if path not in kept}, source.ranges
+    )
+
+
+def _mixed(source: Source, types: Types) -> bytes:
+    return quantizer.by_layer(to_file(lowered(source, types)), types, source.ranges)
+
+
+def lowered(source: Source, types: Types) -> Graph:
+    """The network with the convolutions that are to be int4 as dense layers; other tensors keep their names."""
+    int4 = {path for path, type in types.items() if type == "int4"}
+    return lower(source.bit, source.scheme.rewrites(source.entry, int4)) if int4 else source.graph
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,7 @@ class Scheme:
     tool: what quantizes. needs: the data that it quantizes by.
     """
 
-    make: Callable[[Source], bytes]
+    make: Callable[[Source, Types], bytes]
     weights: str
     activations: str
     pixels: str
@@ -84,13 +94,17 @@ class Scheme:
         """Metadata by name: a float16 file allows ARMv8.2 CPUs to compute in float16, sums too (XNNPACK's README)."""
         return {"reduced_precision_support": b"fp16accfp16"} if self.weights == "float16" else {}
 
-    def rewrites(self, entry: Quantization) -> list[Rewrite]:
-        """Those that the lowering is to make for this scheme, in order."""
+    def rewrites(self, entry: Quantization, int4: Collection[str] = ()) -> list[Rewrite]:
+        """Those that the lowering is to make for this scheme, in order.
+
+        int4: paths of the convolutions that become dense layers, for the scheme mixed.
+        """
         by_winograd = isinstance(entry, Uncalibrated) and entry.winograd
         chosen = {
             packed_root: self.packs_root,
             winograd: by_winograd,
             dense: self.weights == "int4",
+            partial(dense, paths=int4): bool(int4),
             integer_norm: self.make is _integers,
             probabilities: entry.softmax,
         }
@@ -99,7 +113,8 @@ class Scheme:
 
 # In dynamic and int4 activations become int8 as they come, with a scale for each pixel that a dense layer reads, which
 # XNNPACK makes of a 1x1 convolution too, and for each image that another convolution reads. The scheme int4 has int8
-# where int4 would be slow. LiteRT has no fast code for int16x8, which accelerators run.
+# where int4 would be slow. Each convolution of mixed is float32, as in int8_mixed, or as in int4. LiteRT has no fast
+# code for int16x8, which accelerators run.
 # fmt: off
 SCHEMES = {
     #                    make         weights    activations pixels     packs  tool                needs
@@ -110,5 +125,7 @@ SCHEMES = {
     "int8_mixed": Scheme(_int8_mixed, "int8",    "int8",     "float32", True,  "litert-quantizer", "training images"),
     "int16x8":    Scheme(_integers,   "int8",    "int16",    "float32", False, "LiteRT's own",     "training images"),
     "int4":       Scheme(_dynamic,    "int4",    "int8",     "float32", True,  "litert-quantizer", "nothing"),
+    "mixed":      Scheme(_mixed,      "chosen",  "chosen",   "float32", True,  "litert-quantizer",
+                         "training and validation images"),
 }
 # fmt: on

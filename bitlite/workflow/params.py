@@ -291,9 +291,25 @@ class Integers(Calibrated):
 
 
 class Mixed(Calibrated):
+    """int8 in convolutions but those that `keep_float` names, float32 elsewhere."""
+
     scheme: Literal["int8_mixed"]
-    keep_float: Auto | Annotated[tuple[str, ...], Field(strict=False)] = ()
+    keep_float: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_layers(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("keep_float") == "auto":
+            raise ValueError("keep_float takes patterns, not auto: `scheme: mixed` chooses by max_accuracy_drop")
+        return data
+
+
+class Chosen(Calibrated):
+    """Each convolution of the type that its harm to accuracy allows, float32 elsewhere."""
+
+    scheme: Literal["mixed"]
     max_accuracy_drop: Share = 0.01
+    objective: Literal["size", "latency"] = "size"
 
 
 class Npu(Section):
@@ -351,7 +367,7 @@ class Compare(Section):
 Pruning = Annotated[
     NoPruning | Magnitude | NM | Channels | Units | NormFree | Quantize | Combine, Field(discriminator="method")
 ]
-Quantization = Annotated[Uncalibrated | Integers | Mixed, Field(discriminator="scheme")]
+Quantization = Annotated[Uncalibrated | Integers | Mixed | Chosen, Field(discriminator="scheme")]
 
 
 class Params(Section):
