@@ -33,6 +33,11 @@ class Classifier:
         """Height and width in pixels."""
         return tuple(int(side) for side in self.input["shape"][1:3])
 
+    @property
+    def has_softmax(self) -> bool:
+        """Whether what it gives are probabilities already."""
+        return self.output["name"] == "probabilities"
+
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits float32 [images, classes] of images uint8 [images, height, width, 3] in 0..255.
 

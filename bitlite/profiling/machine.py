@@ -1,5 +1,6 @@
 """The machine that benchmarks run on: its processor, and the memory of this process."""
 
+import os
 import platform
 import resource
 import sys
@@ -15,6 +16,11 @@ INTEGER_INSTRUCTIONS = {
     "i8mm": "I8MM",
     "asimddp": "dot product",
 }
+# Those by which it chooses its code for other types too.
+XNNPACK_INSTRUCTIONS = {
+    *INTEGER_INSTRUCTIONS, "avx", "f16c", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16",
+    "fphp", "asimdhp", "bf16", "sve", "sme",
+}  # fmt: skip
 
 
 def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -22,14 +28,33 @@ def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
     Virtual machines often have nothing but the make for a name, while these decide how fast int8 is.
     """
-    fields = {}
-    if cpuinfo.exists():
-        lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
-        fields = {key.strip(): value.strip() for key, _, value in lines}
+    fields = _fields(cpuinfo)
     name = fields.get("model name") or platform.processor() or platform.machine()
-    flags = fields.get("flags", fields.get("Features", "")).split()
+    flags = _flags(fields)
     best = next((known for flag, known in INTEGER_INSTRUCTIONS.items() if flag in flags), None)
     return f"{name} ({best})" if best else name
+
+
+def _fields(cpuinfo: Path) -> dict[str, str]:
+    """What the system says of the last of its processors."""
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else ()
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _flags(fields: dict[str, str]) -> set[str]:
+    return set(fields.get("flags", fields.get("Features", "")).split())
+
+
+def kind(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict:
+    """What timings depend on: the processor, the instructions among XNNPACK's that it has, and how many cores."""
+    flags = _flags(_fields(cpuinfo))
+    return {
+        "cpu": cpu(cpuinfo),
+        "architecture": platform.machine(),
+        "instructions": sorted(flags & XNNPACK_INSTRUCTIONS),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+    }
 
 
 def peak_memory_mb(restart: bool = False, proc: Path = Path("/proc/self")) -> float:

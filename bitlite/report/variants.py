@@ -33,9 +33,14 @@ class Variant(metrics.Evaluation, metrics.Timing, metrics.Places):
     def quantization(self) -> str:
         return self.name.partition("-")[2]
 
+    @property
+    def relative_latency(self) -> float:
+        """Median latency as a share of the baseline's, which was measured in turns with it."""
+        return self.latency_ms_p50 / self.baseline_ms_p50
+
     def dominates(self, other: "Variant") -> bool:
         """Whether this is no worse than `other` in accuracy, size and latency, and better in one of them."""
-        mine, theirs = ((-v.accuracy, v.size_bytes, v.latency_ms_p50) for v in (self, other))
+        mine, theirs = ((-v.accuracy, v.size_bytes, v.relative_latency) for v in (self, other))
         return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
 
 
@@ -67,7 +72,7 @@ def read(names: Iterable[str], directory: Path) -> tuple[Variant, ...]:
 # For each objective, a number of which the best variant has the lowest, and the name for that variant.
 OBJECTIVES = {
     "size": lambda variant: variant.size_bytes,
-    "latency": lambda variant: variant.latency_ms_p50,
+    "latency": lambda variant: variant.relative_latency,
     "accuracy": lambda variant: -variant.validation_accuracy,
 }
 BEST = {"size": "smallest", "latency": "fastest", "accuracy": "most accurate"}
@@ -122,7 +127,7 @@ def summary(comparison: Comparison) -> metrics.Summary:
         size_bytes=selected.size_bytes,
         size_ratio=selected.size_bytes / baseline.size_bytes,
         latency_ms_p50=selected.latency_ms_p50,
-        speedup=baseline.latency_ms_p50 / selected.latency_ms_p50,
+        speedup=1 / selected.relative_latency,
     )
 
 
