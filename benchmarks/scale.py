@@ -112,8 +112,8 @@ def peak_memory_gb(whose: int) -> float:
 def main(what: str, folder: str = "") -> None:
     scratch = Path(tempfile.mkdtemp())
     try:
-        if what == "images":
-            images(scratch)
+        if what in ("images", "evaluate"):
+            {"images": images, "evaluate": evaluate}[what](scratch)
         else:
             workflow(what, folder, scratch)
     finally:
