@@ -20,16 +20,29 @@ INTEGER_INSTRUCTIONS = {
 def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """The processor's name as the system gives it, with the best of INTEGER_INSTRUCTIONS that it has.
 
+    On ARM, where processors have no name there, it is the board's, as in its device tree.
+    """
+    content, name = "", ""
+    with suppress(OSError):
+        content = cpuinfo.read_text()
+        name = _fields(content).get("model name") or (cpuinfo.parent / "device-tree/model").read_text().strip("\0 \n")
+    return with_instructions(name or platform.processor() or platform.machine(), content)
+
+
+def with_instructions(name: str, cpuinfo: str) -> str:
+    """The name of a processor with the best of INTEGER_INSTRUCTIONS that it has by the content of /proc/cpuinfo.
+
     Virtual machines often have nothing but the make for a name, while these decide how fast int8 is.
     """
-    fields = {}
-    if cpuinfo.exists():
-        lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
-        fields = {key.strip(): value.strip() for key, _, value in lines}
-    name = fields.get("model name") or platform.processor() or platform.machine()
+    fields = _fields(cpuinfo)
     flags = fields.get("flags", fields.get("Features", "")).split()
     best = next((known for flag, known in INTEGER_INSTRUCTIONS.items() if flag in flags), None)
     return f"{name} ({best})" if best else name
+
+
+def _fields(cpuinfo: str) -> dict:
+    lines = (line.partition(":") for line in cpuinfo.splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}
 
 
 def peak_memory_mb(restart: bool = False, proc: Path = Path("/proc/self")) -> float:
