@@ -23,9 +23,11 @@ from ship import devices, there
 
 # The modules that the board gets, as they are. They import the standard library, NumPy, ai-edge-litert and each other.
 SENT = (timing, machine, there)
-# What the board runs first. It fails before anything large is sent if LiteRT is not there.
+# What the board runs first. It fails before anything large is sent if LiteRT is not there. When its input ends, nobody
+# waits for it any more, and it ends what it started; the thread that watches for that must not use sys.stdin, which it
+# would lock.
 UNPACK = """
-import os, shutil, subprocess, sys, tarfile, tempfile
+import os, shutil, signal, subprocess, sys, tarfile, tempfile, threading
 import numpy, ai_edge_litert.interpreter
 with tempfile.TemporaryDirectory(prefix="bitlite-") as folder:
     archive = tarfile.open(fileobj=sys.stdin.buffer, mode="r|")
@@ -34,7 +36,14 @@ with tempfile.TemporaryDirectory(prefix="bitlite-") as folder:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:
             shutil.copyfileobj(archive.extractfile(member), file)
-    code = subprocess.call([sys.executable, "-m", "ship.there", sys.argv[1]], cwd=folder)
+    command = [sys.executable, "-m", "ship.there", sys.argv[1]]
+    process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, start_new_session=True)
+    def watch():
+        while os.read(0, 4096):
+            pass
+        os.killpg(process.pid, signal.SIGKILL)
+    threading.Thread(target=watch, daemon=True).start()
+    code = process.wait()
 sys.exit(code)
 """
 # Seconds after which a host that does not answer is given up, unless an option says otherwise.
@@ -112,27 +121,27 @@ def answers(host: str, python: str, options: list[str], files: Mapping[str, Path
         tempfile.TemporaryFile() as complaints,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints) as ssh,
     ):
-        # A board that lacks something does not read to the end.
-        with suppress(BrokenPipeError):
-            send(ssh.stdin, files)
-        with suppress(BrokenPipeError):
-            ssh.stdin.close()
         answered = False
         try:
+            with suppress(BrokenPipeError):  # a board that lacks something does not read to the end
+                send(ssh.stdin, files)
             for line in ssh.stdout:
                 if line.startswith(there.MARK.encode()):
                     answered = True
                     yield json.loads(line[len(there.MARK) :])
         except BaseException:
-            ssh.terminate()  # the board cleans up once nobody reads what it says
+            ssh.terminate()
             raise
+        finally:
+            with suppress(BrokenPipeError):
+                ssh.stdin.close()
         if ssh.wait() or not answered:
             complaints.seek(0)
             raise InputError(problem(host, python, options, ssh.wait(), complaints.read().decode(errors="replace")))
 
 
 def send(stream, files: Mapping[str, Path]) -> None:
-    """Write an archive of the code and the files to a stream, as UNPACK wants it."""
+    """Write an archive of the code and the files to a stream, as UNPACK wants it. The stream stays open."""
     with tarfile.open(fileobj=stream, mode="w|") as archive:
         for module in SENT:
             *packages, name = module.__name__.split(".")
@@ -142,6 +151,7 @@ def send(stream, files: Mapping[str, Path]) -> None:
             archive.add(module.__file__, "/".join([*packages, f"{name}.py"]))
         for variant, path in files.items():
             archive.add(path.resolve(), f"files/{variant}")
+    stream.flush()
 
 
 def problem(host: str, python: str, options: list[str], code: int, said: str) -> str:
