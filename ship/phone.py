@@ -45,6 +45,7 @@ def main(*arguments: str) -> None:
     params = load()
     files = devices.files(params, options.variants)
     name = options.name or (devices.safe(phone.model) or "phone") + ("-gpu" if options.gpu else "")
+    cpu = phone.cpu()
     threads = options.threads or params.benchmark.threads
     flags = {
         "num_threads": threads,
@@ -62,7 +63,7 @@ def main(*arguments: str) -> None:
         phone.shell("chmod", "755", f"{folder}/benchmark_model")
         phone.push(*files.values(), there=f"{folder}/")
         found = devices.collected(turns(phone, folder, list(files), flags), len(files))
-    devices.finish(name, files, found, PhoneTiming, threads=threads, cpu=phone.cpu(), gpu=options.gpu)
+    devices.finish(name, files, found, PhoneTiming, threads=threads, cpu=cpu, gpu=options.gpu)
 
 
 def parser():

@@ -169,7 +169,18 @@ def test_a_key_that_the_board_does_not_take_is_told_in_ssh_s_words(reached, proj
 
 
 @pytest.mark.parametrize(
-    "host", ["-oProxyCommand=touch x", "pi@-oProxyCommand=x", "-pi@board", "a b", "$(touch x)", "pi@", ""]
+    "host",
+    [
+        "-oProxyCommand=touch x",
+        "pi@-oProxyCommand=x",
+        "-pi@board",
+        "-board",
+        "pi@-board",
+        "a b",
+        "$(touch x)",
+        "pi@",
+        "",
+    ],
 )
 def test_what_is_no_host_never_gets_to_ssh(host, project, capsys):
     with pytest.raises(SystemExit) as end:

@@ -293,10 +293,11 @@ def test_a_benchmark_model_without_medians_is_too_old(standin, capsys):
     assert not devices.DEVICES.exists()
 
 
-def test_a_phone_that_is_unplugged_meanwhile_ends_it(standin):
+def test_a_phone_that_is_unplugged_meanwhile_ends_it(standin, capsys):
     standin.set(unplugged_after=1)
     with pytest.raises(InputError, match="^[^\n]*device '38201FDH' not found$"):
         timed(standin)
+    assert capsys.readouterr().err == ""
     assert not devices.DEVICES.exists()
 
 
