@@ -25,7 +25,7 @@ FOLDER = "/data/local/tmp"
 STATES = {
     "unauthorized": "unlock it and allow USB debugging from this computer",
     "offline": "pull the cable and plug it in again, or try `adb kill-server`",
-    "no permissions": "Linux lets this user not at it: install android-sdk-platform-tools-common and plug it in again",
+    "no permissions": "this user may not use it: install android-sdk-platform-tools-common and plug it in again",
 }
 # The class and the machine in an ELF file's header, by Android's name of the ABI.
 ELF = {
