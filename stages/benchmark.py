@@ -29,7 +29,7 @@ def main(variant: str) -> None:
     classifier = Classifier(path, threads)
     load_ms = (time.perf_counter() - start) * 1000
     image = np.random.default_rng(0).integers(256, size=(*classifier.image_size, 3), dtype=np.uint8)
-    (first_ms,) = classifier.latencies(image, warmup_runs=0, runs=1)
+    (first_inference_ms,) = classifier.latencies(image, warmup_runs=0, runs=1)
     classifier.latencies(image, warmup_runs=params.benchmark.warmup_runs, runs=0)
     peak_memory_mb = machine.peak_memory_mb() - before
 
@@ -47,7 +47,7 @@ def main(variant: str) -> None:
             **{f"latency_ms_p{share}": float(np.percentile(latencies, share)) for share in (50, 90, 99)},
             baseline_ms_p50=float(np.median(baseline_latencies)),
             load_ms=load_ms,
-            first_ms=float(first_ms),
+            first_inference_ms=float(first_inference_ms),
             runs=len(latencies),
             peak_memory_mb=peak_memory_mb,
             delegated=profile.delegated(file, recording),

@@ -23,6 +23,13 @@ def test_cpu_tells_machines_of_one_name_apart(cpuinfo, expected, tmp_path):
     assert cpu(tmp_path / "cpuinfo") == expected
 
 
+def test_cpu_of_a_board_is_the_board_s(tmp_path):
+    (tmp_path / "device-tree").mkdir()
+    (tmp_path / "device-tree/model").write_bytes(b"Raspberry Pi 5 Model B Rev 1.0\0")
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nFeatures\t: asimd asimddp\nCPU part\t: 0xd0b\n")
+    assert cpu(tmp_path / "cpuinfo") == "Raspberry Pi 5 Model B Rev 1.0 (dot product)"
+
+
 def test_cpu_without_cpuinfo_is_named(tmp_path):
     assert cpu(tmp_path / "none")
 

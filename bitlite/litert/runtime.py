@@ -2,7 +2,6 @@
 
 import math
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from bitlite.litert.operators import convolutions
 from bitlite.litert.signature import Tensor
+from bitlite.litert.timing import latencies
 from bitlite.workflow.cores import cores
 
 # Interpreters side by side, of which each holds the file's weights once more, take no more bytes for them than this.
@@ -53,12 +53,8 @@ class Classifier:
     def latencies(self, image: np.ndarray, *, warmup_runs: int, runs: int) -> np.ndarray:
         """Milliseconds [runs] that LiteRT takes for `image` [height, width, 3], after runs that do not count."""
         self.interpreter.set_tensor(self.input["index"], image[None].astype(self.input["dtype"]))
-        taken = np.empty(warmup_runs + runs)
-        for run in tqdm(range(len(taken)), "time", leave=False, disable=None):
-            start = time.perf_counter()
-            self.interpreter.invoke()
-            taken[run] = time.perf_counter() - start
-        return taken[warmup_runs:] * 1000
+        counted = tqdm(range(warmup_runs + runs), "time", leave=False, disable=None)
+        return latencies(self.interpreter, counted)[warmup_runs:]
 
 
 def logits(path: Path, pixels: np.ndarray) -> np.ndarray:
