@@ -38,10 +38,11 @@ class Classifier:
 
         Of a file with a softmax they are probabilities.
         """
-        return np.stack([self._run(image[None]) for image in tqdm(pixels, "classify", leave=False, disable=None)])
+        return np.stack([self.scores(image) for image in tqdm(pixels, "classify", leave=False, disable=None)])
 
-    def _run(self, image: np.ndarray) -> np.ndarray:
-        self.interpreter.set_tensor(self.input["index"], image.astype(self.input["dtype"]))
+    def scores(self, image: np.ndarray) -> np.ndarray:
+        """Scores float32 [classes] of one image [height, width, 3], of values that the file takes as they are."""
+        self.interpreter.set_tensor(self.input["index"], image[None].astype(self.input["dtype"]))
         self.interpreter.invoke()
         return Tensor.of(self.output).real(self.interpreter.get_tensor(self.output["index"])[0])
 
@@ -68,7 +69,7 @@ def logits(path: Path, pixels: np.ndarray) -> np.ndarray:
         own.classifier = Classifier(path)
 
     def run(number: int) -> np.ndarray:
-        return own.classifier._run(pixels[number][None])
+        return own.classifier.scores(pixels[number])
 
     count = max(1, min(cores(), WEIGHTS_BYTES // path.stat().st_size))
     with ThreadPoolExecutor(count, initializer=start) as threads:

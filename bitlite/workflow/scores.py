@@ -15,6 +15,12 @@ def accuracy(logits: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
     return float(np.mean(np.any(ranked == labels[:, None], axis=1)))
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities [images, classes] of the classes."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
 def predictions(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Iterator[dict[str, str]]:
     """A row an image, for DVC's confusion plot: names of the class it shows and of the highest logit."""
     for actual, predicted in zip(labels, np.argmax(logits, axis=1), strict=True):
