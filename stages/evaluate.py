@@ -9,7 +9,7 @@ metrics/where/P-Q.json, and below plots/evaluate/P-Q/ predictions.csv, classes.c
 import gzip
 
 from bitlite.images import dataset
-from bitlite.litert import runtime
+from bitlite.litert import metadata, runtime
 from bitlite.where import places
 from bitlite.workflow import metrics, scores
 from bitlite.workflow.command import run
@@ -21,12 +21,12 @@ from bitlite.workflow.paths import FINETUNED_PREDICTIONS, METRICS, PLOTS, TFLITE
 def main(variant: str) -> None:
     params = load()
     path = TFLITE / f"{params.variant(variant)}.tflite"
-    classifier = runtime.Classifier(path)
-    image_size, names, plots = classifier.image_size, dataset.labels(), PLOTS / "evaluate" / variant
+    names, plots = dataset.labels(), PLOTS / "evaluate" / variant
+    image_size = runtime.Classifier(path).image_size
     validation, validation_labels = dataset.read("validation", image_size)
     test, test_labels = dataset.read("test", image_size)
     logits = runtime.logits(path, test)
-    probabilities = logits if classifier.has_softmax else scores.softmax(logits)
+    probabilities = logits if metadata.described(path).probabilities else scores.softmax(logits)
 
     unconverted = read_csv(FINETUNED_PREDICTIONS)
     predictions = list(scores.predictions(probabilities, test_labels, names))

@@ -33,20 +33,16 @@ class Classifier:
         """Height and width in pixels."""
         return tuple(int(side) for side in self.input["shape"][1:3])
 
-    @property
-    def has_softmax(self) -> bool:
-        """Whether what it gives are probabilities already."""
-        return self.output["name"] == "probabilities"
-
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits float32 [images, classes] of images uint8 [images, height, width, 3] in 0..255.
 
         Of a file with a softmax they are probabilities.
         """
-        return np.stack([self._run(image[None]) for image in tqdm(pixels, "classify", leave=False, disable=None)])
+        return np.stack([self.scores(image) for image in tqdm(pixels, "classify", leave=False, disable=None)])
 
-    def _run(self, image: np.ndarray) -> np.ndarray:
-        self.interpreter.set_tensor(self.input["index"], image.astype(self.input["dtype"]))
+    def scores(self, image: np.ndarray) -> np.ndarray:
+        """Scores float32 [classes] of one image [height, width, 3], of values that the file takes as they are."""
+        self.interpreter.set_tensor(self.input["index"], image[None].astype(self.input["dtype"]))
         self.interpreter.invoke()
         return Tensor.of(self.output).real(self.interpreter.get_tensor(self.output["index"])[0])
 
@@ -69,7 +65,7 @@ def logits(path: Path, pixels: np.ndarray) -> np.ndarray:
         own.classifier = Classifier(path)
 
     def run(number: int) -> np.ndarray:
-        return own.classifier._run(pixels[number][None])
+        return own.classifier.scores(pixels[number])
 
     count = max(1, min(cores(), WEIGHTS_BYTES // path.stat().st_size))
     with ThreadPoolExecutor(count, initializer=start) as threads:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
+from PIL import ImageColor
 
 from bitlite.litert.signature import signature
 from bitlite.report.origin import Origin
@@ -34,6 +35,7 @@ def card(comparison: Comparison, origin: Origin, recipe: Mapping, model: Path, i
     images.
     """
     pixels, output = signature(model)
+    background = ImageColor.getrgb(recipe.get("dataset", {}).get("background", "white"))[:3]
     return template("model_card.md.j2").render(
         variant=comparison.selected,
         origin=origin,
@@ -43,7 +45,7 @@ def card(comparison: Comparison, origin: Origin, recipe: Mapping, model: Path, i
         pixels=pixels,
         output=output,
         recipe=yaml.safe_dump(dict(recipe), sort_keys=False).strip(),
-        background=recipe.get("dataset", {}).get("background", "white"),
+        background="#{:02x}{:02x}{:02x}".format(*background),
         images=images,
         interval=wilson(comparison.selected.accuracy, images),
     )

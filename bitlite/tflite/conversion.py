@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from bitlite.bit.weights import Bit
+from bitlite.litert.metadata import METADATA
 from bitlite.tflite import calibration, metadata
 from bitlite.tflite.flatbuffer import compact
 from bitlite.tflite.graph import to_file
@@ -38,5 +39,5 @@ def convert(
     float32 = to_file(graph)
     ranges = calibration.ranges(float32, images) if isinstance(entry, Calibrated) else None
     content = scheme.make(Source(scheme, entry, graph, float32, bit.paths, ranges, validation))
-    notes = {metadata.NAME: metadata.metadata(bit.architecture, entry, scheme.pixels)} | scheme.notes
+    notes = {METADATA: metadata.metadata(bit.architecture, entry, scheme.pixels)} | scheme.notes
     return metadata.with_labels(compact(content, notes), bit.architecture.labels)
