@@ -58,9 +58,10 @@ def main() -> None:
     write_bytes(REPORT, html.encode())
     metrics.write(METRICS / "summary.json", variants.summary(comparison))
     print(variants.table(comparison))
-    for line in (variants.ties(comparison), places.caution(comparison.selected)):
-        if line:
-            print(line)
+    if len(comparison.machines) > 1:
+        print(f"latencies do not compare, since they come from different machines: {listed(comparison.machines)}")
+    for line in filter(None, (variants.ties(comparison), places.caution(comparison.selected))):
+        print(line)
     if left := variants.left_over(names, METRICS):
         print(f"not compared, since params.yaml no longer asks for them: {listed(left)}")
 

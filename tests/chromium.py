@@ -23,7 +23,7 @@ PATIENCE = 60
 
 
 class Tab:
-    """An open page. complaints: what it wrote to the console as a warning or an error. requests: addresses it asked for."""
+    """An open page. complaints: the console's warnings and errors. requests: addresses that it asked for."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.complaints: list[str] = []
@@ -38,14 +38,10 @@ class Tab:
                 self._answers.pop(content["id"]).set_result(content)
             elif content["method"] == "Network.requestWillBeSent":
                 self.requests.append(content["params"]["request"]["url"])
-            elif content["method"] == "Runtime.exceptionThrown":
-                self.complaints.append(
-                    content["params"]["exceptionDetails"]["exception"].get("description", "exception")
-                )
-            elif content["method"] == "Log.entryAdded" and content["params"]["entry"]["level"] in ("warning", "error"):
-                self.complaints.append(content["params"]["entry"]["text"])
-            elif content["method"] == "Runtime.consoleAPICalled" and content["params"]["type"] in ("warning", "error"):
-                self.complaints.append(str(content["params"]["args"]))
+            elif content["method"] in ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"):
+                said = content["params"]
+                if said.get("type", said.get("entry", {}).get("level", "error")) in ("warning", "error"):
+                    self.complaints.append(json.dumps(said))
 
     async def call(self, method: str, **params: Any) -> dict:
         """The result of a method of the protocol."""
@@ -72,10 +68,8 @@ class Tab:
 
     async def open(self, address: str, *, width: int = 1280, scheme: str = "light", scripts: bool = True) -> None:
         """Load a page. scheme: light | dark, as the user prefers."""
-        mobile = width < 600
-        await self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=mobile
-        )
+        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        await self.call("Emulation.setDeviceMetricsOverride", **screen)
         await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         await self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         for domain in ("Page", "Runtime", "Log", "Network"):

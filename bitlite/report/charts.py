@@ -124,7 +124,8 @@ def training(curves: Mapping[str, Mapping[str, Curve]]) -> Figure:
     loss = {"title": "training loss", "axis": {"format": ".3~f", "tickCount": 6}}
     # From the worst on validation on: what the first steps of a training get right is below all that matters.
     worst = min((share for each in curves.values() for _, share in each.get("validation_accuracy", [])), default=0)
-    accuracy = {"title": "accuracy", "scale": {"domain": [worst, 1]}, "axis": {"format": ".4~%", "tickCount": 6}}
+    low = worst - 0.05 * (1 - worst) - 0.001
+    accuracy = {"title": "accuracy", "scale": {"domain": [low, 1]}, "axis": {"format": ".4~%", "tickCount": 6}}
     dots = {"point": {"size": 28, "filled": True, "opacity": 1, "fill": None}}
     specs = [
         _chart(rows, ["training"], [line("loss", loss, 1)]),

@@ -73,4 +73,4 @@ def _rounded(value: float, to: Callable[[float], int]) -> str:
     if value == int(value):
         return f"{int(value)}"
     decimals = 3 - math.floor(math.log10(abs(value)))
-    return f"{to(round(value * 10**decimals, 6)) / 10**decimals:.{max(0, decimals)}f}"
+    return f"{to(round(value * 10**decimals, 6)) / 10**decimals:.{max(0, decimals)}f}".rstrip("0")

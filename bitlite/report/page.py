@@ -14,7 +14,7 @@ from bitlite.report.mistakes import Mistake
 from bitlite.report.origin import Origin
 from bitlite.report.places import FIT, PLACES, advice, caution
 from bitlite.report.text import milliseconds, percent, series, size, template, three_digits
-from bitlite.report.variants import Comparison, choice, compared, misses, probability, ties, wilson
+from bitlite.report.variants import Comparison, choice, compared, probability, standing, ties, wilson
 from bitlite.workflow.errors import InputError
 
 # More classes than this make no readable matrix: the most confused pairs are listed instead.
@@ -80,7 +80,7 @@ def report(
         ties=ties(comparison),
         probability=probability,
         noise=MEANING_OF_NOISE,
-        misses={v.name: misses(comparison, v) for v in comparison.variants},
+        standing=standing,
         compared=compared(comparison),
         columns=COLUMNS,
         best={c.key: c.best([getattr(v, c.key) for v in comparison.variants]) for c in COLUMNS if c.best},

@@ -227,19 +227,26 @@ def probability(p: float) -> str:
 
 
 def misses_table(comparison: Comparison) -> str:
-    """What every variant misses, the nearest to qualifying first, as lines of text for a terminal."""
-    width = max(len(v.name) for v in comparison.variants)
-    lines = [f"  {'variant':{width}}  misses"]
-    lines += [f"  {v.name:{width}}  {'; '.join(misses(comparison, v))}" for v in comparison.nearest_first]
-    return "\n".join(lines)
+    """What every variant has of what is bounded, and misses, the nearest first, as lines of text for a terminal."""
+    rows = [["variant", *(constraint.key for constraint in comparison.constraints)]]
+    for variant in comparison.nearest_first:
+        found = (standing(comparison, variant, constraint) for constraint in comparison.constraints)
+        rows.append([variant.name, *(f"{has}, {missed}" if missed else has for has, missed in found)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(f"  {line}".rstrip() for line in lines)
+
+
+def standing(comparison: Comparison, variant: Variant, constraint: Constraint) -> tuple[str, str]:
+    """What the variant has of what is bounded, and what it is over it or short of it; "" if it meets the constraint."""
+    by = comparison.misses(variant).get(constraint)
+    missed = f"{constraint.by(by)} {'short' if constraint.least else 'over'}" if by else ""
+    return constraint.text(getattr(variant, constraint.field)), missed
 
 
 def misses(comparison: Comparison, variant: Variant) -> list[str]:
-    """What the variant misses each constraint by, in words."""
-    return [
-        f"{missed.key} by {missed.by(by)} ({missed.name} {missed.text(getattr(variant, missed.field))})"
-        for missed, by in comparison.misses(variant).items()
-    ]
+    """The constraints that the variant misses, and by how much, in words."""
+    return [f"{missed.key} by {missed.by(by)}" for missed, by in comparison.misses(variant).items()]
 
 
 def remedy(comparison: Comparison) -> str:
@@ -283,11 +290,10 @@ def ties(comparison: Comparison) -> str:
     images = f"For what {comparison.images} test images can tell, {name} is"
     if len(same) == len(against):
         return f"{images} as accurate as all others: which of them is ahead is noise."
-    parts = [
-        f"{how} {listed(names)}"
-        for how, names in (("as accurate as", same), ("more accurate than", worse), ("less accurate than", better))
-        if names
-    ]
+    parts = [f"as accurate as {listed(same)}"] if same else []
+    for how, names in (("more accurate than", worse), ("less accurate than", better)):
+        if names:
+            parts.append(f"{how} {listed(names) if len(names) < 4 else f'{len(names)} others'}")
     return f"{images} {'; '.join(parts)}."
 
 
