@@ -112,8 +112,8 @@ def crowd_of(seed: int) -> list[Variant]:
     return [
         variant(
             name, accuracy=drawn.random(), validation_accuracy=drawn.randrange(80, 100) / 100,
-            size_bytes=drawn.randrange(1, 9) * 100, latency_ms_p50=drawn.randrange(1, 9) / 2,
-            peak_memory_mb=drawn.randrange(1, 9) * 10.0,
+            size_bytes=drawn.randrange(1, 9) * 100, latency_ms_p50=drawn.uniform(0.05, 4),
+            peak_memory_mb=drawn.uniform(5, 150),
         )
         for name in names
     ]  # fmt: skip
@@ -124,8 +124,8 @@ def bounds_of(seed: int) -> dict:
     drawn = random.Random(1000 + seed)
     drawn_all = {
         "max_accuracy_drop": drawn.randrange(10) / 100, "min_accuracy": drawn.randrange(80, 100) / 100,
-        "max_size_bytes": drawn.randrange(1, 9) * 100, "max_latency_ms": drawn.randrange(1, 9) / 2,
-        "max_memory_mb": drawn.randrange(1, 9) * 10.0,
+        "max_size_bytes": drawn.randrange(1, 9) * 100, "max_latency_ms": drawn.uniform(0.5, 4),
+        "max_memory_mb": drawn.uniform(50, 150),
     }  # fmt: skip
     return {key: value for key, value in drawn_all.items() if drawn.random() < 0.6}
 
@@ -158,7 +158,7 @@ def test_the_remedy_lets_in_the_nearest_and_no_tighter_one_does(seed):
     relaxed = {key: int(text) if key == "max_size_bytes" else float(text) for key, text in found.items()}
     assert nearest in comparison(*made, **bounds | relaxed).qualified
     for key, value in relaxed.items():
-        tighter = value + 0.005 if key == "min_accuracy" else value - min(0.005, value)
+        tighter = value * (1.002 if key == "min_accuracy" else 0.998)
         if key != "max_size_bytes":
             assert nearest not in comparison(*made, **bounds | relaxed | {key: tighter}).qualified
 
@@ -448,11 +448,13 @@ def test_revision_tells_of_changes_beside_those_of_stages(tmp_path):
     assert origin.revision(tmp_path) == "not in Git"
     git("init")
     assert origin.revision(tmp_path) == "not in Git"  # no commit yet
-    for name in ("params.yaml", "dvc.lock", "a b.py"):
+    for name in ("params.yaml", "dvc.lock", "a b.py", "metrics/a.json", "plots/a.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("before")
     git("add", ".")
     git("commit", "--message", "one")
-    (tmp_path / "dvc.lock").write_text("after")
+    for name in ("dvc.lock", "metrics/a.json", "plots/a.csv"):
+        (tmp_path / name).write_text("after")
     clean = origin.revision(tmp_path)
     assert re.fullmatch(r"[0-9a-f]{40}", clean)
     for name in ("params.yaml", "a b.py"):
