@@ -1,5 +1,6 @@
 # make repro   set up .venv and run the whole workflow
 # make where   install the tools of requirements-where.txt too, and try all files on GPU, microcontroller and NPU anew
+# make verify  rebuild the last commit in a scratch clone, and compare its numbers and bytes with what is committed
 # make test    set up .venv and run the tests
 # Python 3.11 or 3.12: PYTHON=python3.12 make repro
 
@@ -10,7 +11,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 PIN := $(BIN)/uv pip compile --universal --python-version 3.11 --no-header
 
-.PHONY: repro where test lint requirements
+.PHONY: repro where verify test lint requirements
 
 repro: .venv/installed
 	$(RUN) dvc repro
@@ -20,6 +21,9 @@ where: .venv/where
 	$(RUN) dvc repro convert
 	$(RUN) dvc repro --force --single-item evaluate
 	$(RUN) dvc repro
+
+verify: .venv/installed
+	$(RUN) python -m benchmarks.verify
 
 test: .venv/installed
 	$(RUN) ruff check .

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from bitlite.report import variants
+from bitlite.report import noise, variants
 from bitlite.report.places import PLACES, advice
 from bitlite.tflite.schemes import SCHEMES
 from bitlite.workflow.params import load
@@ -38,7 +38,8 @@ def main() -> None:
     machines = sorted({f"{each['cpu']}, threads: {each['threads']}" for each in measured})
     text = between(text, "results", results(PROJECT / "plots/tradeoff.csv", machines))
     params = load(PROJECT / "params.yaml")
-    comparison = variants.Comparison(variants.read(params.variants, PROJECT / "metrics"), params.compare)
+    right = noise.read(params.variants, PROJECT / "plots")
+    comparison = variants.Comparison(variants.read(params.variants, PROJECT / "metrics"), params.compare, right)
     text = between(text, "where", where(comparison, "dense"))
     text = between(text, "stages", stages(PROJECT / "dvc.yaml"))
     text = between(text, "schemes", schemes())

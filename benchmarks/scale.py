@@ -3,6 +3,7 @@
     python -m benchmarks.scale r50x1 FOLDER     224 px, 2 steps of fine-tuning and of recovery, one pruning, 4 schemes
     python -m benchmarks.scale r101x3 FOLDER    no fine-tuning, dynamic, evaluated on 10 images
     python -m benchmarks.scale images           100,000 images of 32 px: two epochs of reading
+    python -m benchmarks.scale evaluate         1,000 images through R50x1, against single latencies on all cores
 
 FOLDER holds one folder of images for each class. Weights are random, which changes neither time nor memory. Each runs
 in a clean clone of the last commit; memory is the most that any one process of the workflow held at a time.
@@ -24,6 +25,7 @@ from ruamel.yaml import YAML
 from benchmarks.workflow import PROJECT, repro
 from bitlite.bit.shapes import published
 from bitlite.bit.weights import untrained
+from bitlite.workflow.cores import cores
 
 SCHEMES = {
     "float32": {"scheme": "float32"},
@@ -53,6 +55,23 @@ def workflow(name: str, folder: str, scratch: Path) -> None:
     params["compare"]["baseline"] = "channels-float32" if small else "dense-dynamic"
     yaml.dump(params, clone / "params.yaml")
     print(f"{name}: {repro(clone)}; at most {peak_memory_gb(resource.RUSAGE_CHILDREN):.1f} GB")
+
+
+def evaluate(scratch: Path) -> None:
+    """Print the time of evaluating R50x1 on 1,000 images over 1,000 latencies shared among the cores."""
+    from bitlite.litert import runtime
+    from bitlite.tflite.conversion import FLOAT32, convert
+
+    side, path = 224, scratch / "r50x1.tflite"
+    bit = untrained("r50x1", published("r50x1"), seed=0).with_head(("a", "b"), (side, side))
+    path.write_bytes(convert(bit, FLOAT32))
+    pixels = np.random.default_rng(0).integers(256, size=(1000, side, side, 3), dtype=np.uint8)
+    single = np.median(runtime.Classifier(path).latencies(pixels[0], warmup_runs=5, runs=50)) / 1000
+    start = time.perf_counter()
+    runtime.logits(path, pixels)
+    seconds = time.perf_counter() - start
+    share = seconds / (len(pixels) * single / cores())
+    print(f"R50x1, 1,000 images: {seconds:.1f} s on {cores()} cores, {share:.2f} times 1,000 latencies over the cores")
 
 
 def images(scratch: Path) -> None:
@@ -93,8 +112,8 @@ def peak_memory_gb(whose: int) -> float:
 def main(what: str, folder: str = "") -> None:
     scratch = Path(tempfile.mkdtemp())
     try:
-        if what == "images":
-            images(scratch)
+        if what in ("images", "evaluate"):
+            {"images": images, "evaluate": evaluate}[what](scratch)
         else:
             workflow(what, folder, scratch)
     finally:

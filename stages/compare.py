@@ -2,48 +2,82 @@
 
     python -m stages.compare
 
-Params compare (and of the others those that the report names); metrics/finetune.json, metrics/prune/,
-metrics/evaluate/, metrics/where/, metrics/benchmark/, plots/prune/, plots/convert/, plots/evaluate/, plots/benchmark/,
-models/tflite/, models/finetuned/ -> metrics/summary.json, plots/tradeoff.csv, plots/tradeoff.png, report.html,
-models/release/ (model.tflite, labels.txt, README.md).
+Params compare (and all others, which the report names); metrics/finetune.json, metrics/prune/, metrics/evaluate/,
+metrics/where/, metrics/benchmark/, plots/finetune/, plots/prune/, plots/convert/, plots/evaluate/, plots/benchmark/,
+models/tflite/, models/finetuned/, data/dataset -> metrics/summary.json, plots/tradeoff.csv, plots/tradeoff.png,
+report.html, models/release/ (model.tflite, labels.txt, README.md).
+
+If no variant meets the constraints it says what each of them misses, writes report.html alone, and fails.
 """
 
 from pathlib import Path
 
 from bitlite.bit.weights import Bit
-from bitlite.report import layer_tables, origin, page, picture, places, release, steps, variants
+from bitlite.images import dataset
+from bitlite.report import (
+    curves,
+    layer_tables,
+    mistakes,
+    noise,
+    origin,
+    page,
+    picture,
+    places,
+    release,
+    steps,
+    variants,
+)
 from bitlite.workflow import metrics
 from bitlite.workflow.command import run
-from bitlite.workflow.errors import listed
+from bitlite.workflow.errors import InputError, listed
 from bitlite.workflow.files import read_csv, write_bytes, write_csv
 from bitlite.workflow.params import load
 from bitlite.workflow.paths import FINETUNED, METRICS, PLOTS, RELEASE, TFLITE
 
+REPORT = Path("report.html")
+
 
 def main() -> None:
     params = load()
-    comparison = variants.Comparison(variants.read(params.variants, METRICS), params.compare)
+    names = params.variants
+    comparison = variants.Comparison(variants.read(names, METRICS), params.compare, noise.read(names, PLOTS))
     finetuned = Bit.load(FINETUNED)
     made_from = origin.read(params, finetuned.architecture, METRICS)
-    layers = layer_tables.read(params.variants, params.pruning, finetuned, PLOTS)
-    searches = steps.read(params, PLOTS)
-    selected = comparison.selected
-    model = TFLITE / f"{selected.name}.tflite"
-    predictions = read_csv(PLOTS / "evaluate" / selected.name / "predictions.csv")
+    predictions = read_csv(PLOTS / "evaluate" / comparison.foremost.name / "predictions.csv")
     png = picture.tradeoff(comparison)
-    curve = picture.searched(searches) if searches else b""
-    html = page.report(comparison, made_from, layers, predictions, png, searches, curve)
-    card = release.card(comparison, made_from, release.recipe(params, made_from, selected), model, len(predictions))
+    searches = steps.read(params, PLOTS)
+    html = page.report(
+        comparison,
+        made_from,
+        layer_tables.read(names, params.pruning, finetuned, PLOTS),
+        predictions,
+        mistakes.worst(predictions, dataset.examples("test")),
+        curves.read(params.pruning, PLOTS),
+        release.published(params, made_from),
+        png,
+        searches,
+        picture.searched(searches) if searches else b"",
+    )
+    if not comparison.selected:
+        # It shows what is missed, which the next choice of constraints needs.
+        write_bytes(REPORT, html.encode())
+        print(variants.misses_table(comparison))
+        raise InputError(f"no variant meets all constraints: {variants.remedy(comparison)}; {REPORT} shows them all")
 
+    model = TFLITE / f"{comparison.selected.name}.tflite"
+    recipe = release.recipe(params, made_from, comparison.selected)
+    card = release.card(comparison, made_from, recipe, model, comparison.images)
     release.write(RELEASE, model, made_from.labels, card)
     write_csv(PLOTS / "tradeoff.csv", variants.TRADEOFF_COLUMNS, variants.tradeoff_rows(comparison))
     write_bytes(PLOTS / "tradeoff.png", png)
-    write_bytes(Path("report.html"), html.encode())
+    write_bytes(REPORT, html.encode())
     metrics.write(METRICS / "summary.json", variants.summary(comparison))
     print(variants.table(comparison))
-    if caution := places.caution(selected):
-        print(caution)
-    if left := variants.left_over(params.variants, METRICS):
+    if len(comparison.machines) > 1:
+        print(f"latencies do not compare, since they come from different machines: {listed(comparison.machines)}")
+    for line in filter(None, (variants.ties(comparison), places.caution(comparison.selected))):
+        print(line)
+    if left := variants.left_over(names, METRICS):
         print(f"not compared, since params.yaml no longer asks for them: {listed(left)}")
 
 

@@ -47,7 +47,9 @@ def main() -> None:
     pixels, truth = dataset.read("test", image_size)
     logits = predict(network.build(bit), pixels)
     bit.save(FINETUNED)
-    write_csv(FINETUNED_PREDICTIONS, scores.PREDICTION_COLUMNS, scores.predictions(logits, truth, labels))
+    write_csv(
+        FINETUNED_PREDICTIONS, scores.PREDICTION_COLUMNS, scores.predictions(scores.softmax(logits), truth, labels)
+    )
     metrics.write(METRICS / "finetune.json", measures.of_model(bit, logits, truth))
 
 

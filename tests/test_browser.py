@@ -10,6 +10,7 @@ from test_tflite import SCHEMES, bit_of, confident, made, photos
 
 from benchmarks import browser
 from bitlite.litert import runtime
+from bitlite.litert.metadata import METADATA
 from bitlite.tflite import metadata
 from bitlite.tflite.flatbuffer import compact
 from bitlite.tflite.graph import Graph, Tensor, constant, to_file
@@ -105,7 +106,7 @@ def product(bit, tmp_path, multiplied):
     architecture = replace(bit.architecture, labels=tuple("abcdefghijkl"))
     said = metadata.metadata(architecture, ENTRIES["float32"], "float32")
     file = tmp_path / "model.tflite"
-    file.write_bytes(metadata.with_labels(compact(to_file(graph), {metadata.NAME: said}), architecture.labels))
+    file.write_bytes(metadata.with_labels(compact(to_file(graph), {METADATA: said}), architecture.labels))
     expected = runtime.logits(file, PHOTOS[:2])
     found = browser.answers(file, PHOTOS[:2], "webgl", "MediaPipe").scores
     return np.abs(found - expected).max() / np.abs(expected).max()

@@ -48,3 +48,13 @@ def test_what_may_not_be_written_is_told_in_one_line(tmp_path):
 
 def test_other_errors_of_the_system_keep_their_traceback():
     assert "Traceback" in ended("Path('/').rmdir()").stderr
+
+
+def test_a_reader_that_has_enough_ends_it_without_a_word():
+    code = "from bitlite.workflow.command import run; run(lambda: [print('line', flush=True) for _ in range(10**5)])"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"line\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

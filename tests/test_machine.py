@@ -3,7 +3,7 @@ import sys
 import numpy as np
 import pytest
 
-from bitlite.profiling.machine import cpu, peak_memory_mb
+from bitlite.profiling.machine import cpu, kind, peak_memory_mb
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,26 @@ def test_cpu_tells_machines_of_one_name_apart(cpuinfo, expected, tmp_path):
     assert cpu(tmp_path / "cpuinfo") == expected
 
 
+def test_cpu_of_a_board_is_the_board_s(tmp_path):
+    (tmp_path / "device-tree").mkdir()
+    (tmp_path / "device-tree/model").write_bytes(b"Raspberry Pi 5 Model B Rev 1.0\0")
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nFeatures\t: asimd asimddp\nCPU part\t: 0xd0b\n")
+    assert cpu(tmp_path / "cpuinfo") == "Raspberry Pi 5 Model B Rev 1.0 (dot product)"
+
+
 def test_cpu_without_cpuinfo_is_named(tmp_path):
     assert cpu(tmp_path / "none")
+
+
+def test_machines_of_one_name_and_other_instructions_or_cores_are_of_another_kind(tmp_path, monkeypatch):
+    def found(flags, cores):
+        (tmp_path / "cpuinfo").write_text(f"model name\t: EPYC\ncpu MHz\t: {len(flags)}\nflags\t\t: {flags}\n")
+        monkeypatch.setattr("os.cpu_count", lambda: cores)
+        return kind(tmp_path / "cpuinfo")
+
+    assert found("avx2 avx512_vnni amx_int8", 2) != found("avx2 avx512_vnni", 2) != found("avx2 avx512_vnni", 4)
+    # Not of what XNNPACK does not look at, nor of what changes by the minute.
+    assert found("avx2 fma smep", 2) == found("fma avx2", 2)
 
 
 def test_peak_memory_is_that_since_the_restart():

@@ -118,8 +118,7 @@ def test_any_zip_tool_reads_the_labels(file):
 
 def test_mediapipe_runs_the_file_and_knows_a_threshold(file, entry, tmp_path):
     images = photos(8, seed=3)
-    np.save(tmp_path / "images.npy", images)
-    everything, above = mediapipe_scores(file, tmp_path / "images.npy")
+    everything, above = mediapipe_scores(file, images, tmp_path)
     expected = runtime.logits(file, images)
     for scores, row in zip(everything, expected.tolist(), strict=True):
         assert scores == pytest.approx(dict(zip(LABELS, row, strict=True)), abs=1e-3 * float(np.abs(expected).max()))
@@ -129,14 +128,19 @@ def test_mediapipe_runs_the_file_and_knows_a_threshold(file, entry, tmp_path):
     assert most == 1 if entry.softmax else most > 1
 
 
-def mediapipe_scores(file, images):
-    """See mediapipe_scores.py. uv keeps the environment in its cache."""
+def mediapipe_scores(file, images, directory):
+    """What mediapipe_scores.py prints of `file` on `images`, which are put into `directory`."""
+    np.save(directory / "images.npy", images)
+    return json.loads(with_mediapipe("mediapipe_scores.py", file, directory / "images.npy"))
+
+
+def with_mediapipe(script, *arguments):
+    """What a script that lies here prints where MediaPipe is. uv keeps the environment in its cache."""
     command = [sys.executable, "-m", "uv", "run", "--quiet", "--no-project", "--isolated", "--python", sys.executable]
-    script = Path(__file__).with_name("mediapipe_scores.py")
     run = partial(subprocess.run, capture_output=True, text=True)
-    with_mediapipe = [*command, "--with", f"mediapipe=={MEDIAPIPE}", "python"]
-    if (made := run([*with_mediapipe, "-c", ""])).returncode:
+    python = [*command, "--with", f"mediapipe=={MEDIAPIPE}", "python"]
+    if (made := run([*python, "-c", ""])).returncode:
         missing(f"uv has no environment with MediaPipe: {made.stderr.strip()}")
-    done = run([*with_mediapipe, script, file, images])
+    done = run([*python, Path(__file__).with_name(script), *arguments])
     assert not done.returncode, done.stderr
-    return json.loads(done.stdout)
+    return done.stdout

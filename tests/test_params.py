@@ -153,6 +153,10 @@ def test_numbers_are_those_of_yaml_1_2(committed):
         ("benchmark.runs", 0, "greater than or equal to 1"),
         ("compare.max_accuracy_drop", -0.01, "greater than or equal to 0"),
         ("compare.max_accuracy_drop", NAN, "less than or equal to 1"),
+        ("compare.min_accuracy", 98, "less than or equal to 1"),
+        ("compare.max_size_bytes", 0, "greater than or equal to 1"),
+        ("compare.max_latency_ms", 0, "greater than 0"),
+        ("compare.max_memory_mb", float("inf"), "finite"),
         ("compare.objective", "speed", "'size', 'latency' or 'accuracy'"),
     ],
 )

@@ -7,7 +7,7 @@ from bitlite.bit.names import HEAD
 from bitlite.bit.shapes import Shape
 from bitlite.bit.weights import untrained
 from bitlite.images.pixels import Pixels
-from bitlite.litert import runtime
+from bitlite.litert import latency, runtime
 from bitlite.tflite import conversion
 from bitlite.workflow.params import Integers, Uncalibrated
 
@@ -52,3 +52,49 @@ def test_large_files_have_fewer_interpreters(files, share, interpreters, monkeyp
     runtime.logits(files["float32"], PHOTOS)
     # A thread that finds no image left makes none.
     assert 1 <= len(made) <= interpreters
+
+
+class Clock:
+    """In the place of a Classifier: runs take what `times` says, one after the other, and are counted."""
+
+    input = {"shape": (1, 2, 2, 3)}
+
+    def __init__(self, times):
+        self.times, self.counted = iter(times), 0
+
+    def latencies(self, image, *, warmup_runs, runs):
+        self.counted += runs
+        return np.array([next(self.times) for _ in range(runs)])
+
+
+def endless(*times):
+    while True:
+        yield from times
+
+
+def test_timing_ends_once_both_medians_are_known():
+    steady, other = Clock(endless(1.0, 1.001)), Clock(endless(2.0))
+    times, others = latency.side_by_side(steady, other, runs=4000)
+    assert len(times) == len(others) == steady.counted == latency.LEAST_TURNS * latency.TURN
+    assert np.median(times) == pytest.approx(1.0005) and np.median(others) == 2
+
+
+def test_timing_of_a_restless_file_ends_at_the_bound():
+    restless = Clock(endless(*np.random.default_rng(0).exponential(size=997)))
+    times, others = latency.side_by_side(Clock(endless(1.0)), restless, runs=130)
+    assert len(times) == len(others) == 130
+
+
+def test_a_median_is_known_as_well_as_the_bootstrap_says():
+    """The interval between order statistics against that of the medians of samples drawn from the sample."""
+    random = np.random.default_rng(0)
+    for spread, expected in ((0.05, True), (0.3, False)):
+        times = random.normal(1, spread, 400)
+        medians = np.median(random.choice(times, (2000, 400)), axis=1)
+        low, high = np.percentile(medians, [2.5, 97.5])
+        assert (max(high - 1, 1 - low) < 1.2 * latency.PRECISION) == expected
+        assert latency.settled(times) == expected
+
+
+def test_ratio_is_of_medians_in_turns(files):
+    assert 0.5 < latency.ratio(files["int8"], files["int8"], rounds=5, runs=20) < 2

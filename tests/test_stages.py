@@ -111,7 +111,8 @@ def metrics(path):
 
 def predicted(folder):
     rows = read_csv(Path("plots") / folder / "predictions.csv")
-    assert all(set(row) == {"actual", "predicted"} and set(row.values()) <= set(LABELS) for row in rows)
+    assert all(set(row) == {"actual", "predicted", "confidence"} for row in rows)
+    assert all({row["actual"], row["predicted"]} <= set(LABELS) for row in rows)
     return [row["predicted"] for row in rows], [row["actual"] for row in rows]
 
 
@@ -149,7 +150,7 @@ def test_outputs(workspace):
         expected |= {f"plots/{log}/metrics.json", *(f"plots/{log}/plots/metrics/{curve}.tsv" for curve in CURVES)}
     for variant in VARIANTS:
         expected |= {f"metrics/{stage}/{variant}.json" for stage in ("evaluate", "where")}
-        expected |= {f"plots/evaluate/{variant}/predictions.csv"}
+        expected |= {f"plots/evaluate/{variant}/{name}.csv" for name in ("predictions", "classes", "scores")}
         expected |= {f"plots/convert/{variant}/layers.csv"}
     expected |= {"metrics/benchmark/dense-float32.json", "plots/benchmark/dense-float32/layers.csv"}
     # No scratch files are left, hidden ones included.
@@ -299,8 +300,14 @@ def test_files_are_of_their_scheme_and_pruning():
 
 def test_benchmark():
     values = metrics("benchmark/dense-float32")
-    assert set(values) == {"latency_ms_p50", "latency_ms_p90", "peak_memory_mb", "delegated", "threads", "cpu"}
-    assert 0 < values["latency_ms_p50"] <= values["latency_ms_p90"]
+    assert set(values) == {
+        "latency_ms_p50", "latency_ms_p90", "latency_ms_p99", "baseline_ms_p50", "load_ms", "first_inference_ms",
+        "runs", "peak_memory_mb", "delegated", "threads", "cpu",
+    }  # fmt: skip
+    assert 0 < values["latency_ms_p50"] <= values["latency_ms_p90"] <= values["latency_ms_p99"]
+    assert values["runs"] == 20 and min(values["load_ms"], values["first_inference_ms"]) > 0
+    # It is the baseline itself.
+    assert 0.5 < values["latency_ms_p50"] / values["baseline_ms_p50"] < 2
     assert values["peak_memory_mb"] > 0 and values["threads"] == 2 and isinstance(values["cpu"], str) and values["cpu"]
     rows = read_csv(Path("plots/benchmark/dense-float32/layers.csv"))
     assert values["delegated"] == 1 and {row["delegate"] for row in rows} == {"xnnpack"}

@@ -15,8 +15,7 @@ from tensorflow_datasets.core import shuffle
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tqdm import tqdm
 
-from bitlite.images import records
-from bitlite.images.decoding import upright_rgb
+from bitlite.images import decoding, records
 from bitlite.images.pixels import Pixels
 from bitlite.images.records import Example
 from bitlite.workflow.errors import InputError
@@ -96,8 +95,7 @@ def read(
 ) -> tuple[Pixels, np.ndarray]:
     """The images of a split, resized to `size` (height, width), and their labels int32 [images].
 
-    As in BiT, resizing does not keep the aspect. It is Pillow's (bilinear, antialiased), the same for training,
-    calibration and evaluation. `cache_mb`, in 10^6 bytes, bounds the pixels that memory keeps.
+    They are those of `decoding.pixels`. `cache_mb`, in 10^6 bytes, bounds how many memory keeps.
     """
     info = _builder(directory).info
     places = list(records.records(info, split))
@@ -105,7 +103,7 @@ def read(
 
     def decode(number: int) -> np.ndarray:
         encoded, _ = records.example(info, places[number])
-        return np.asarray(upright_rgb(encoded).resize(size[::-1], Image.Resampling.BILINEAR))
+        return decoding.pixels(encoded, size)
 
     return Pixels(len(places), size, decode, cache_mb=cache_mb), np.array(labels, np.int32)
 

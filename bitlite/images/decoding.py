@@ -72,10 +72,20 @@ def upright_rgb(content: bytes, *, background: str = "white", spans: Mapping[Kin
     if samples := _samples(content, image):
         shown = _shown(samples, background, spans)
         if shown is None:
-            raise Unreadable(f"{samples.kind} samples of which it is not known what is black and what white")
+            unknown = f"{samples.kind} samples of which it is not known what is black and what white"
+            raise Unreadable(f"{unknown}, to be saved in 8 bits")
         return shown
     image.load()
     return _rgb(_turned(image, image), background)
+
+
+def pixels(content: bytes, size: tuple[int, int], **settings) -> np.ndarray:
+    """What a network of images of `size` (height, width) is shown of a file: uint8 [height, width, 3] in 0..255.
+
+    As in BiT, resizing does not keep the aspect. It is Pillow's (bilinear, antialiased), the same for training,
+    calibration, evaluation and use. `settings` and errors are those of `upright_rgb`.
+    """
+    return np.asarray(upright_rgb(content, **settings).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def see(content: bytes, *, background: str = "white", spans: Mapping[Kind, Span] = {}) -> Seen:

@@ -1,6 +1,7 @@
-"""Latencies of .tflite files side by side. No TensorFlow."""
+"""Latencies of .tflite files, measured in turns: what slows the machine for a while slows all. No TensorFlow."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,10 @@ import numpy as np
 from bitlite.litert.runtime import Classifier
 
 ROUNDS, WARMUP_RUNS, RUNS = 15, 5, 50
+# Runs of a file before the other one has its turn, and turns that each has at least.
+TURN, LEAST_TURNS = 25, 4
+# Of a median: it is known well enough once its 95 % interval reaches no further to either side.
+PRECISION = 0.02
 
 
 def ratio(path: Path, other: Path, *, rounds: int = ROUNDS, runs: int = RUNS) -> float:
@@ -17,14 +22,39 @@ def ratio(path: Path, other: Path, *, rounds: int = ROUNDS, runs: int = RUNS) ->
 
 
 def in_turns(paths: Sequence[Path], *, rounds: int = ROUNDS, runs: int = RUNS) -> list[float]:
-    """Median latency of each file in milliseconds, for one image, or what else it takes, on one thread.
+    """Median latency of each file in milliseconds, for one image, or what else it takes, on one thread."""
+    turns = _turns([Classifier(path) for path in paths], runs)
+    return np.median([np.median(times, axis=1) for times in islice(turns, rounds)], axis=0).tolist()
 
-    Measured in turns, so that whatever else slows this machine for a while slows all.
+
+def side_by_side(classifier: Classifier, other: Classifier, *, runs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Milliseconds that each takes for one image, as many times both.
+
+    They end when both medians are known well enough, and at `runs` at the latest.
     """
-    classifiers = [Classifier(path) for path in paths]
-    times = [[] for _ in classifiers]
-    for _ in range(rounds):
-        for classifier, found in zip(classifiers, times, strict=True):
-            image = np.random.default_rng(0).integers(256, size=classifier.input["shape"][1:], dtype=np.uint8)
-            found.append(np.median(classifier.latencies(image, warmup_runs=WARMUP_RUNS, runs=runs)))
-    return [float(np.median(found)) for found in times]
+    taken = np.empty((2, 0))
+    for times in _turns((classifier, other), min(TURN, runs)):
+        taken = np.append(taken, times, axis=1)[:, :runs]
+        if taken.shape[1] == runs or (taken.shape[1] >= LEAST_TURNS * TURN and all(map(settled, taken))):
+            return tuple(taken)
+
+
+def settled(times: np.ndarray) -> bool:
+    """Whether the 95 % interval of the median of `times` is within PRECISION of it.
+
+    Between order statistics, whatever the distribution: David & Nagaraja, "Order Statistics", 7.1.
+    """
+    ranked, half = np.sort(times), 0.98 * np.sqrt(len(times))
+    low, high = ranked[int(len(ranked) / 2 - half)], ranked[min(len(ranked) - 1, int(np.ceil(len(ranked) / 2 + half)))]
+    median = np.median(ranked)
+    return max(median - low, high - median) <= PRECISION * median
+
+
+def _turns(classifiers: Sequence[Classifier], runs: int) -> Iterator[np.ndarray]:
+    """Turn after turn, the milliseconds [classifiers, runs] of each."""
+    random = np.random.default_rng(0)
+    # No operator's time depends on the pixels, but noise keeps clear of zeros that a CPU might treat apart.
+    images = [random.integers(256, size=each.input["shape"][1:], dtype=np.uint8) for each in classifiers]
+    pairs = list(zip(classifiers, images, strict=True))
+    while True:
+        yield np.array([each.latencies(image, warmup_runs=WARMUP_RUNS, runs=runs) for each, image in pairs])

@@ -2,7 +2,6 @@
 
 import math
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from bitlite.litert.operators import convolutions
 from bitlite.litert.signature import Tensor
+from bitlite.litert.timing import latencies
 from bitlite.workflow.cores import cores
 
 # Interpreters side by side, of which each holds the file's weights once more, take no more bytes for them than this.
@@ -38,22 +38,19 @@ class Classifier:
 
         Of a file with a softmax they are probabilities.
         """
-        return np.stack([self._run(image[None]) for image in tqdm(pixels, "classify", leave=False, disable=None)])
+        return np.stack([self.scores(image) for image in tqdm(pixels, "classify", leave=False, disable=None)])
 
-    def _run(self, image: np.ndarray) -> np.ndarray:
-        self.interpreter.set_tensor(self.input["index"], image.astype(self.input["dtype"]))
+    def scores(self, image: np.ndarray) -> np.ndarray:
+        """Scores float32 [classes] of one image [height, width, 3], of values that the file takes as they are."""
+        self.interpreter.set_tensor(self.input["index"], image[None].astype(self.input["dtype"]))
         self.interpreter.invoke()
         return Tensor.of(self.output).real(self.interpreter.get_tensor(self.output["index"])[0])
 
     def latencies(self, image: np.ndarray, *, warmup_runs: int, runs: int) -> np.ndarray:
         """Milliseconds [runs] that LiteRT takes for `image` [height, width, 3], after runs that do not count."""
         self.interpreter.set_tensor(self.input["index"], image[None].astype(self.input["dtype"]))
-        taken = np.empty(warmup_runs + runs)
-        for run in tqdm(range(len(taken)), "time", leave=False, disable=None):
-            start = time.perf_counter()
-            self.interpreter.invoke()
-            taken[run] = time.perf_counter() - start
-        return taken[warmup_runs:] * 1000
+        counted = tqdm(range(warmup_runs + runs), "time", leave=False, disable=None)
+        return latencies(self.interpreter, counted)[warmup_runs:]
 
 
 def logits(path: Path, pixels: np.ndarray) -> np.ndarray:
@@ -68,7 +65,7 @@ def logits(path: Path, pixels: np.ndarray) -> np.ndarray:
         own.classifier = Classifier(path)
 
     def run(number: int) -> np.ndarray:
-        return own.classifier._run(pixels[number][None])
+        return own.classifier.scores(pixels[number])
 
     count = max(1, min(cores(), WEIGHTS_BYTES // path.stat().st_size))
     with ThreadPoolExecutor(count, initializer=start) as threads:

@@ -1,5 +1,6 @@
 """The machine that benchmarks run on: its processor, and the memory of this process."""
 
+import os
 import platform
 import resource
 import sys
@@ -15,21 +16,55 @@ INTEGER_INSTRUCTIONS = {
     "i8mm": "I8MM",
     "asimddp": "dot product",
 }
+# Those by which it chooses its code for other types too.
+XNNPACK_INSTRUCTIONS = {
+    *INTEGER_INSTRUCTIONS, "avx", "f16c", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16",
+    "fphp", "asimdhp", "bf16", "sve", "sme",
+}  # fmt: skip
 
 
 def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """The processor's name as the system gives it, with the best of INTEGER_INSTRUCTIONS that it has.
 
+    On ARM, where processors have no name there, it is the board's, as in its device tree.
+    """
+    content, name = "", ""
+    with suppress(OSError):
+        content = cpuinfo.read_text()
+        name = _fields(content).get("model name") or (cpuinfo.parent / "device-tree/model").read_text().strip("\0 \n")
+    return with_instructions(name or platform.processor() or platform.machine(), content)
+
+
+def with_instructions(name: str, cpuinfo: str) -> str:
+    """The name of a processor with the best of INTEGER_INSTRUCTIONS that it has by the content of /proc/cpuinfo.
+
     Virtual machines often have nothing but the make for a name, while these decide how fast int8 is.
     """
-    fields = {}
-    if cpuinfo.exists():
-        lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
-        fields = {key.strip(): value.strip() for key, _, value in lines}
-    name = fields.get("model name") or platform.processor() or platform.machine()
-    flags = fields.get("flags", fields.get("Features", "")).split()
+    flags = _flags(cpuinfo)
     best = next((known for flag, known in INTEGER_INSTRUCTIONS.items() if flag in flags), None)
     return f"{name} ({best})" if best else name
+
+
+def kind(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict:
+    """What timings depend on: the processor, the instructions among XNNPACK's that it has, and how many cores."""
+    flags = _flags(cpuinfo.read_text()) if cpuinfo.exists() else set()
+    return {
+        "cpu": cpu(cpuinfo),
+        "architecture": platform.machine(),
+        "instructions": sorted(flags & XNNPACK_INSTRUCTIONS),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+    }
+
+
+def _fields(cpuinfo: str) -> dict[str, str]:
+    lines = (line.partition(":") for line in cpuinfo.splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def _flags(cpuinfo: str) -> set[str]:
+    fields = _fields(cpuinfo)
+    return set(fields.get("flags", fields.get("Features", "")).split())
 
 
 def peak_memory_mb(restart: bool = False, proc: Path = Path("/proc/self")) -> float:

@@ -1,15 +1,20 @@
 """The origin of the variants: data set, backbone, and the models before conversion."""
 
 import re
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bitlite.bit.weights import Architecture
 from bitlite.workflow import metrics
+from bitlite.workflow.errors import listed
 from bitlite.workflow.metrics import ModelScores, PrunedScores
 from bitlite.workflow.params import Params
 from bitlite.workflow.paths import last_name
+
+# For Git: all that stages do not write themselves.
+INPUTS = ("--", ".", ":!dvc.lock", ":!metrics", ":!plots")
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,7 @@ class Origin:
 
     labels: class names in the order of the outputs. image_size: height and width in pixels.
     pruned: the scores of every pruned model, by name of the pruning.
+    revision: Git's of the code and the parameters, in words.
     """
 
     dataset: str
@@ -27,6 +33,7 @@ class Origin:
     labels: tuple[str, ...]
     finetuned: ModelScores
     pruned: Mapping[str, ModelScores]
+    revision: str
 
 
 def read(params: Params, finetuned: Architecture, directory: Path) -> Origin:
@@ -39,7 +46,23 @@ def read(params: Params, finetuned: Architecture, directory: Path) -> Origin:
         labels=finetuned.labels,
         finetuned=metrics.read(directory / "finetune.json", ModelScores),
         pruned={name: metrics.read(directory / "prune" / f"{name}.json", PrunedScores) for name in params.pruning},
+        revision=revision(),
     )
+
+
+def revision(folder: Path = Path()) -> str:
+    """The commit that Git has checked out in `folder`, and what differs from it beside what stages write."""
+    try:
+        commit = _git("rev-parse", "HEAD", folder=folder).strip()
+        changed = _git("status", "--porcelain", "-z", "--untracked-files=no", "--no-renames", *INPUTS, folder=folder)
+    except (OSError, subprocess.CalledProcessError):
+        return "not in Git"
+    files = [entry[3:] for entry in changed.split("\0") if entry]
+    return f"{commit}, and uncommitted changes in {listed(files)}" if files else commit
+
+
+def _git(*arguments: str, folder: Path) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
 def public(dataset: str) -> str:

@@ -6,12 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import yaml
+
+from bitlite.report import charts, noise
+from bitlite.report.curves import Curve
 from bitlite.report.layer_tables import TYPES, LayerTables
+from bitlite.report.mistakes import Mistake
 from bitlite.report.origin import Origin
 from bitlite.report.places import FIT, PLACES, advice, caution
 from bitlite.report.steps import Search
 from bitlite.report.text import milliseconds, percent, series, size, template, three_digits
-from bitlite.report.variants import Comparison, choice, wilson
+from bitlite.report.variants import Comparison, choice, compared, probability, standing, ties, wilson
 from bitlite.workflow.errors import InputError
 
 # More classes than this make no readable matrix: the most confused pairs are listed instead.
@@ -31,15 +36,22 @@ class Column:
 
 
 COLUMNS = (
-    Column("accuracy", "Accuracy", percent, max, "test images classified rightly, with the 95 % interval"),
+    Column(
+        "accuracy", "Accuracy", percent, max, "test images that the file puts into their class, with the 95 % interval"
+    ),
     Column("validation_accuracy", "Validation", percent, max, "the same of validation images; the choice goes by this"),
     Column("agreement", "Agreement", percent, max, "test images that the unconverted model puts in the same class"),
     Column("size_bytes", "Size", size, min, "bytes of the .tflite file"),
     Column("gzip_bytes", "Gzipped", size, min, "bytes of the file after gzip, as an app's download holds it"),
     Column("sparsity", "Zeros", percent, None, "share of zeros among the file's weights"),
-    Column("latency_ms_p50", "Latency p50", milliseconds, min, "median time of one image"),
+    Column("latency_ms_p50", "Latency p50", milliseconds, min, "median time of one image, by LiteRT on the CPU named"),
     Column("latency_ms_p90", "p90", milliseconds, min, "time that nine of ten images stay below"),
     Column("peak_memory_mb", "Memory", lambda mb: f"{three_digits(mb)} MB", min, "peak memory while the file ran"),
+)
+MEANING_OF_NOISE = (
+    "McNemar's exact two-sided test on the images that only one of the two gets right. p is how probable it is that "
+    "chance parts two equally accurate variants as far as that, after Holm's correction over all variants: below "
+    f"{noise.NOISE:g} a difference counts, and in 95 of 100 reports then no equal variant is called different."
 )
 
 
@@ -48,37 +60,52 @@ def report(
     origin: Origin,
     layers: LayerTables,
     predictions: Sequence[Mapping[str, str]],
+    mistakes: Sequence[Mistake],
+    curves: Mapping[str, Mapping[str, Curve]],
+    params: Mapping,
     picture: bytes,
     searches: Mapping[str, Search] = MappingProxyType({}),
     curve: bytes = b"",
 ) -> str:
     """The report as one HTML page that needs nothing else.
 
-    predictions: a row for each test image, class names under `actual` and `predicted`, of the selected variant.
-    picture: the trade-off as PNG. searches, curve: of the variants of scheme mixed, and as PNG, if there are any.
-    Raises InputError as `confusion` does.
+    predictions: a row for each test image, class names under `actual` and `predicted`, of the foremost variant.
+    mistakes: some of them that are wrong. params: all parameters that may be published. picture: the trade-off as PNG,
+    for browsers without scripts. searches, curve: of the variants of scheme mixed, and as PNG, if there are any. Raises
+    InputError as `confusion` does.
     """
     counts = confusion(predictions, origin.labels)
     return template("report.html.j2").render(
         comparison=comparison,
+        foremost=comparison.foremost,
         origin=origin,
         layers=layers,
         types=TYPES,
         choice=choice(comparison),
+        ties=ties(comparison),
+        probability=probability,
+        noise=MEANING_OF_NOISE,
+        standing=standing,
+        compared=compared(comparison),
         columns=COLUMNS,
         best={c.key: c.best([getattr(v, c.key) for v in comparison.variants]) for c in COLUMNS if c.best},
-        images=len(predictions),
-        interval={v.name: wilson(v.accuracy, len(predictions)) for v in comparison.variants},
+        interval={v.name: wilson(v.accuracy, comparison.images) for v in comparison.variants},
         places=PLACES,
         fit=FIT,
         tried=series(sorted({str(v.images_tried) for v in comparison.variants}), "or"),
         advice=advice(comparison),
-        caution=caution(comparison.selected),
+        caution=caution(comparison.foremost),
+        tradeoff=charts.tradeoff(comparison),
+        training=charts.training(curves) if curves else None,
+        script=charts.script(),
         picture=base64.b64encode(picture).decode(),
         searches=searches,
         curve=base64.b64encode(curve).decode(),
+        wrong=sum(row["actual"] != row["predicted"] for row in predictions),
+        mistakes=mistakes,
         counts=counts if len(origin.labels) <= MATRIX_CLASSES else None,
         pairs=confused_pairs(counts, origin.labels)[:LISTED_PAIRS],
+        params=yaml.safe_dump(dict(params), sort_keys=False, allow_unicode=True, width=100).strip(),
     )
 
 

@@ -53,7 +53,7 @@ def _png(figure: Figure) -> bytes:
 def draw(comparison: Comparison) -> Figure:
     """Accuracy against size on the left, against latency on the right.
 
-    Colour is quantization, marker is pruning; variants that miss the bound on validation are hollow.
+    Colour is quantization, marker is pruning; variants that miss a constraint are hollow.
     """
     figure = Figure(figsize=(11, 5), dpi=160, facecolor="white")
     FigureCanvasAgg(figure)
@@ -124,19 +124,25 @@ def _styles(comparison: Comparison) -> tuple[dict[str, str], dict[str, str]]:
     )
 
 
-def _bound(comparison: Comparison) -> float:
+def drop_bound(comparison: Comparison) -> float:
+    """The test accuracy that lies `max_accuracy_drop` below the baseline's."""
     return comparison.baseline.accuracy - comparison.rule.max_accuracy_drop
 
 
-def _scale_accuracy(axes: Axes, comparison: Comparison) -> float:
-    """Set the limits of the accuracy axis and return its lowest value for a marker.
+def accuracy_span(comparison: Comparison) -> tuple[float, float]:
+    """The lowest and the highest accuracy to draw.
 
-    A variant that broke down would squeeze all others into a line: it is drawn on the floor, its accuracy beside it.
+    A variant that broke down would squeeze all others into a line: it is drawn on the floor.
     """
     values = [v.accuracy for v in comparison.variants]
-    top, bound = max(values), _bound(comparison)
+    top, bound = max(values), drop_bound(comparison)
     span = max(top - bound, 0.02)
-    floor = max(min(*values, bound), bound - span)
+    return max(min(*values, bound), bound - span), top
+
+
+def _scale_accuracy(axes: Axes, comparison: Comparison) -> float:
+    """Set the limits of the accuracy axis and return its lowest value for a marker."""
+    floor, top = accuracy_span(comparison)
     axes.set_ylim(floor - 0.12 * (top - floor), top + 0.12 * (top - floor))
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g} %"))
@@ -160,7 +166,7 @@ def _scale_latency(axes: Axes, latencies: list[float]) -> None:
 
 
 def _draw_variants(axes: Axes, comparison: Comparison, cost: Callable[[Variant], float], floor: float) -> None:
-    variants, selected = comparison.variants, comparison.selected
+    variants, foremost = comparison.variants, comparison.foremost
     colours, markers = _styles(comparison)
     points = [(cost(v), max(v.accuracy, floor)) for v in variants]
     best = front([(cost(v), v.accuracy) for v in variants])
@@ -170,7 +176,7 @@ def _draw_variants(axes: Axes, comparison: Comparison, cost: Callable[[Variant],
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.tick_params(colors=INK, labelsize=9, length=0)
-    axes.axhline(_bound(comparison), color=FAINT, linewidth=1.2, linestyle=(0, (5, 4)), zorder=1)
+    axes.axhline(drop_bound(comparison), color=FAINT, linewidth=1.2, linestyle=(0, (5, 4)), zorder=1)
     # Past its last point the front goes on: more bytes or time buy nothing.
     left, right = axes.get_xlim()
     steps = [points[i] for i in best]
@@ -185,18 +191,18 @@ def _draw_variants(axes: Axes, comparison: Comparison, cost: Callable[[Variant],
             markeredgewidth=0.8 if variant in comparison.qualified else 1.6,
         )  # fmt: skip
     axes.plot(
-        *points[variants.index(selected)], marker="o", markersize=RING_POINTS, markerfacecolor="none",
+        *points[variants.index(foremost)], marker="o", markersize=RING_POINTS, markerfacecolor="none",
         markeredgecolor=INK, markeredgewidth=1.6, zorder=5,
     )  # fmt: skip
 
-    labels = {variants.index(selected): selected.name, **{i: variants[i].name for i in best}}
+    labels = {variants.index(foremost): foremost.name, **{i: variants[i].name for i in best}}
     for i, variant in enumerate(variants):
         if variant.accuracy < floor:
             labels[i] = f"{labels.get(i, '')} ↓ {percent(variant.accuracy)}".strip()
-    lines = [((left, _bound(comparison)), (right, _bound(comparison)))]
+    lines = [((left, drop_bound(comparison)), (right, drop_bound(comparison)))]
     for (x0, y0), (x1, y1) in pairwise(steps):
         lines += [((x0, y0), (x1, y0)), ((x1, y0), (x1, y1))]
-    _place_labels(axes, points, labels, lines, bold=variants.index(selected))
+    _place_labels(axes, points, labels, lines, bold=variants.index(foremost))
 
 
 def _place_labels(
@@ -260,17 +266,18 @@ def _overlap(a: Bbox, b: Bbox) -> float:
 
 
 def _write_title(figure: Figure, comparison: Comparison) -> None:
-    chosen = comparison.selected
+    chosen = comparison.foremost
+    name = chosen.name if comparison.selected else f"Nothing fits; nearest is {chosen.name}"
     headline = (
-        f"{chosen.name}: {percent(chosen.accuracy)} with {size(chosen.size_bytes)} "
-        f"in {milliseconds(chosen.latency_ms_p50)}"
+        f"{name}: {percent(chosen.accuracy)} with {size(chosen.size_bytes)} in {milliseconds(chosen.latency_ms_p50)}"
     )
     figure.text(0.012, 0.93, headline, fontsize=14, fontweight="bold", color=INK)
     machines = comparison.machines
     where = machines[0] if len(machines) == 1 else f"{len(machines)} different machines"
     points = f"{100 * comparison.rule.max_accuracy_drop:g} points"
     best, baseline = comparison.best, comparison.rule.baseline
-    rule = f"the {best} within {points} of {baseline} on validation; latency on {where}"
+    others = " and other constraints" if comparison.constraints[1:] else ""
+    rule = f"the {best} within {points} of {baseline} on validation{others}; latency on {where}"
     figure.text(0.012, 0.875, rule, fontsize=9.5, color=FAINT)
 
 
@@ -280,6 +287,7 @@ def _add_legend(figure: Figure, comparison: Comparison) -> None:
     def entry(label: str, **style) -> Line2D:
         return Line2D([], [], label=label, **{"linestyle": "none", "markersize": MARKER_POINTS, **style})
 
+    ringed = "selected" if comparison.selected else "nearest"
     colour_heading, marker_heading = entry("Quantization"), entry("Pruning")
     handles = [
         colour_heading,
@@ -288,8 +296,8 @@ def _add_legend(figure: Figure, comparison: Comparison) -> None:
         marker_heading,
         *(entry(name, marker=marker, color=FAINT) for name, marker in markers.items()),
         entry(""),
-        entry("selected", marker="o", markerfacecolor="none", color=INK, markersize=11),
-        entry("misses the bound*", marker="o", markerfacecolor="white", color=FAINT, markeredgewidth=1.6),
+        entry(ringed, marker="o", markerfacecolor="none", color=INK, markersize=11),
+        entry("misses a constraint*", marker="o", markerfacecolor="white", color=FAINT, markeredgewidth=1.6),
         entry("Pareto front", linestyle="-", color=FRONT, linewidth=1.8),
         entry(
             f"{100 * comparison.rule.max_accuracy_drop:g} points below baseline",
@@ -303,4 +311,4 @@ def _add_legend(figure: Figure, comparison: Comparison) -> None:
     for handle, text in zip(handles, legend.get_texts(), strict=True):
         if handle in (colour_heading, marker_heading):
             text.set_fontweight("bold")
-    figure.text(0.812, 0.035, "* judged on validation images", fontsize=8, color=FAINT)
+    figure.text(0.812, 0.035, "* accuracy on validation images", fontsize=8, color=FAINT)

@@ -116,10 +116,12 @@ PLACES = (
 
 
 def advice(comparison: Comparison) -> str:
-    """What to ship where, of the variants that are accurate enough, and what was not checked.
+    """What to ship where, of the variants that meet all constraints, and what was not checked.
 
-    The name of a quantization stands for its variants where all of them are alike.
+    The name of a quantization stands for its variants where all of them are alike. Empty if no variant qualifies.
     """
+    if not comparison.qualified:
+        return ""
     alike: dict[tuple, list[Variant]] = {}
     for variant in comparison.qualified:
         found = [place.find(variant) for place in PLACES]
@@ -130,8 +132,9 @@ def advice(comparison: Comparison) -> str:
         + _not_checked(group[0])
         for group in alike.values()
     ]
-    inaccurate = len(comparison.qualified) < len(comparison.variants)
-    rest = " What this does not name is not accurate enough." if inaccurate else ""
+    missed = len(comparison.qualified) < len(comparison.variants)
+    why = "misses a constraint" if comparison.constraints[1:] else "is not accurate enough"
+    rest = f" What this does not name {why}." if missed else ""
     return f"What to ship where: {'; '.join(parts)}.{rest}"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
+from PIL import ImageColor
 
 from bitlite.litert.signature import signature
 from bitlite.report.origin import Origin
@@ -15,15 +16,21 @@ from bitlite.workflow.files import whole
 from bitlite.workflow.params import Params
 
 
-def recipe(params: Params, origin: Origin, variant: Variant) -> dict:
-    """The part of params.yaml that made `variant`, without where data set and backbone lie on this machine."""
-    return {
-        "seed": params.seed,
+def published(params: Params, origin: Origin) -> dict:
+    """params.yaml with all defaults, without where data set and backbone lie on this machine."""
+    return params.model_dump(mode="json") | {
         "dataset": params.dataset.model_dump(exclude={"data_dir"}) | {"name": origin.dataset},
         "backbone": {"name": origin.backbone},
-        "finetune": params.finetune.model_dump(),
-        "pruning": {variant.pruning: params.pruning[variant.pruning].model_dump()},
-        "quantization": {variant.quantization: params.quantization[variant.quantization].model_dump()},
+    }
+
+
+def recipe(params: Params, origin: Origin, variant: Variant) -> dict:
+    """The part of `published` that made `variant`."""
+    everything = published(params, origin)
+    return {
+        **{key: everything[key] for key in ("seed", "dataset", "backbone", "finetune")},
+        "pruning": {variant.pruning: everything["pruning"][variant.pruning]},
+        "quantization": {variant.quantization: everything["quantization"][variant.quantization]},
     }
 
 
@@ -34,6 +41,7 @@ def card(comparison: Comparison, origin: Origin, recipe: Mapping, model: Path, i
     images.
     """
     pixels, output = signature(model)
+    background = ImageColor.getrgb(recipe.get("dataset", {}).get("background", "white"))[:3]
     return template("model_card.md.j2").render(
         variant=comparison.selected,
         origin=origin,
@@ -43,7 +51,7 @@ def card(comparison: Comparison, origin: Origin, recipe: Mapping, model: Path, i
         pixels=pixels,
         output=output,
         recipe=yaml.safe_dump(dict(recipe), sort_keys=False).strip(),
-        background=recipe.get("dataset", {}).get("background", "white"),
+        background="#{:02x}{:02x}{:02x}".format(*background),
         images=images,
         interval=wilson(comparison.selected.accuracy, images),
     )

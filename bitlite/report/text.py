@@ -12,6 +12,12 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def points(difference: float) -> str:
+    """A difference of shares, 0..1, in percentage points: 2 points, 0.133 points."""
+    number = f"{100 * difference:.3g}"
+    return f"{number} point{'' if number == '1' else 's'}"
+
+
 def size(count: float) -> str:
     """A number of bytes to three digits, in decimal units as shops and app stores use them."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -1,21 +1,28 @@
 """The variants with their metrics, and the choice among them."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from bitlite.report.text import milliseconds, percent, size, three_digits
+import numpy as np
+
+from bitlite.report import constraints, noise
+from bitlite.report.constraints import Constraint
+from bitlite.report.noise import Difference
+from bitlite.report.text import milliseconds, percent, series, size, three_digits
 from bitlite.workflow import metrics
+from bitlite.workflow.errors import listed
 from bitlite.workflow.params import Compare
-from bitlite.workflow.scores import within
 
 # Two-sided 95 % of a normal distribution.
 Z95 = 1.959964
 
 TRADEOFF_COLUMNS = (
     "variant", "pruning", "quantization", "accuracy", "validation_accuracy", "agreement", "size_bytes", "gzip_bytes",
-    "sparsity", "latency_ms_p50", "latency_ms_p90", "peak_memory_mb", "pareto", "selected",
+    "sparsity", "latency_ms_p50", "latency_ms_p90", "peak_memory_mb", "p_baseline", "p_selected",
+    "pareto", "selected",
 )  # fmt: skip
 
 
@@ -33,9 +40,19 @@ class Variant(metrics.Evaluation, metrics.Timing, metrics.Places):
     def quantization(self) -> str:
         return self.name.partition("-")[2]
 
+    @property
+    def relative_latency(self) -> float:
+        """Median latency as a share of the baseline's, which was measured in turns with it."""
+        return self.latency_ms_p50 / self.baseline_ms_p50
+
+    @property
+    def machine(self) -> str:
+        """What its time was measured on."""
+        return f"{self.cpu}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
     def dominates(self, other: "Variant") -> bool:
         """Whether this is no worse than `other` in accuracy, size and latency, and better in one of them."""
-        mine, theirs = ((-v.accuracy, v.size_bytes, v.latency_ms_p50) for v in (self, other))
+        mine, theirs = ((-v.accuracy, v.size_bytes, v.relative_latency) for v in (self, other))
         return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
 
 
@@ -67,7 +84,7 @@ def read(names: Iterable[str], directory: Path) -> tuple[Variant, ...]:
 # For each objective, a number of which the best variant has the lowest, and the name for that variant.
 OBJECTIVES = {
     "size": lambda variant: variant.size_bytes,
-    "latency": lambda variant: variant.latency_ms_p50,
+    "latency": lambda variant: variant.relative_latency,
     "accuracy": lambda variant: -variant.validation_accuracy,
 }
 BEST = {"size": "smallest", "latency": "fastest", "accuracy": "most accurate"}
@@ -75,26 +92,70 @@ BEST = {"size": "smallest", "latency": "fastest", "accuracy": "most accurate"}
 
 @dataclass(frozen=True)
 class Comparison:
-    """The variants, among them the baseline, and the rule that chooses one."""
+    """The variants, among them the baseline, and the rule that chooses one.
+
+    right: by variant, whether it puts each test image into its class, bool [images]. The choice goes without.
+    """
 
     variants: tuple[Variant, ...]
     rule: Compare
+    right: Mapping[str, np.ndarray]
 
-    @property
+    @cached_property
     def baseline(self) -> Variant:
         return next(v for v in self.variants if v.name == self.rule.baseline)
 
-    @property
+    @cached_property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """What a variant must meet, by validation images: test images have no part in it."""
+        return constraints.of(self.rule, self.baseline.validation_accuracy)
+
+    def misses(self, variant: Variant) -> dict[Constraint, float]:
+        """The constraints that a variant does not meet, and by how much."""
+        found = {each: each.missed_by(getattr(variant, each.field)) for each in self.constraints}
+        return {constraint: by for constraint, by in found.items() if by}
+
+    @cached_property
     def qualified(self) -> tuple[Variant, ...]:
-        """The variants accurate enough on validation, the baseline among them: test images have no part in it."""
-        baseline, most = self.baseline.validation_accuracy, self.rule.max_accuracy_drop
-        return tuple(v for v in self.variants if within(v.validation_accuracy, baseline, most))
+        """The variants that meet all constraints."""
+        return tuple(v for v in self.variants if not self.misses(v))
+
+    @cached_property
+    def nearest_first(self) -> tuple[Variant, ...]:
+        """All variants, by the sum of what they miss constraints by; of equals the best by the rule."""
+
+        def distance(variant: Variant) -> float:
+            return sum(constraint.weight(by) for constraint, by in self.misses(variant).items())
+
+        return tuple(sorted(self.variants, key=lambda v: (distance(v), *self._rank(v))))
+
+    @cached_property
+    def selected(self) -> Variant | None:
+        """The best of the qualified by the objective; of equals the smaller, then the first by name. None: none is."""
+        return min(self.qualified, key=self._rank, default=None)
 
     @property
-    def selected(self) -> Variant:
-        """The best of the qualified by the objective; of equals the smaller, then the first by name."""
-        cost = OBJECTIVES[self.rule.objective]
-        return min(self.qualified, key=lambda v: (cost(v), v.size_bytes, v.name))
+    def foremost(self) -> Variant:
+        """The selected variant, or the nearest to being it."""
+        return self.selected or self.nearest_first[0]
+
+    def _rank(self, variant: Variant) -> tuple:
+        return OBJECTIVES[self.rule.objective](variant), variant.size_bytes, variant.name
+
+    @property
+    def images(self) -> int:
+        """Number of test images."""
+        return len(self.right[self.rule.baseline])
+
+    @cached_property
+    def against_baseline(self) -> dict[str, Difference]:
+        """What the test images tell of each other variant against the baseline."""
+        return noise.differences(self.right, self.rule.baseline)
+
+    @cached_property
+    def against_foremost(self) -> dict[str, Difference]:
+        """What the test images tell of each other variant against the foremost."""
+        return noise.differences(self.right, self.foremost.name)
 
     @property
     def best(self) -> str:
@@ -109,7 +170,7 @@ class Comparison:
     @property
     def machines(self) -> list[str]:
         """The CPUs and thread counts behind the latencies; latencies compare only if this is one."""
-        return sorted({f"{v.cpu}, {v.threads} thread{'s' if v.threads > 1 else ''}" for v in self.variants})
+        return sorted({v.machine for v in self.variants})
 
 
 def summary(comparison: Comparison) -> metrics.Summary:
@@ -122,16 +183,21 @@ def summary(comparison: Comparison) -> metrics.Summary:
         size_bytes=selected.size_bytes,
         size_ratio=selected.size_bytes / baseline.size_bytes,
         latency_ms_p50=selected.latency_ms_p50,
-        speedup=baseline.latency_ms_p50 / selected.latency_ms_p50,
+        speedup=1 / selected.relative_latency,
     )
 
 
 def tradeoff_rows(comparison: Comparison) -> list[dict]:
-    """A row of TRADEOFF_COLUMNS for each variant, in the order of params.yaml."""
+    """A row of TRADEOFF_COLUMNS for each variant, in the order of params.yaml.
+
+    p_baseline, p_selected: how probable it is that chance parts their accuracies so far; empty for the variant itself.
+    """
     return [
         {
             "variant": variant.name,
-            **{column: getattr(variant, column) for column in TRADEOFF_COLUMNS[1:-2]},
+            **{column: getattr(variant, column) for column in TRADEOFF_COLUMNS[1:-4]},
+            "p_baseline": _p(comparison.against_baseline.get(variant.name)),
+            "p_selected": _p(comparison.against_foremost.get(variant.name)),
             "pareto": str(variant in comparison.pareto).lower(),
             "selected": str(variant == comparison.selected).lower(),
         }
@@ -140,42 +206,126 @@ def tradeoff_rows(comparison: Comparison) -> list[dict]:
 
 
 def table(comparison: Comparison) -> str:
-    """The variants as lines of text for a terminal, the selected one marked."""
+    """The variants as lines of text for a terminal, the selected one marked, and what ties with it in accuracy."""
     width = max(len(v.name) for v in comparison.variants)
-    lines = [f"  {'variant':{width}}  accuracy  validation       size  latency p50"]
+    lines = [f"  {'variant':{width}}  accuracy  validation       size  latency p50  p to selected"]
     for v in comparison.variants:
         mark = ">" if v == comparison.selected else " "
         lines.append(
             f"{mark} {v.name:{width}}  {percent(v.accuracy):>8}  {percent(v.validation_accuracy):>10}"
             f"  {size(v.size_bytes):>9}  {milliseconds(v.latency_ms_p50):>11}"
+            f"  {told(comparison.against_foremost.get(v.name)):>13}".rstrip()
         )
     return "\n".join(lines)
 
 
+def told(difference: Difference | None) -> str:
+    """What is known of a difference, in words; nothing of a variant against itself."""
+    if difference is None:
+        return ""
+    return f"{'tie' if difference.tie else 'differs'} {probability(difference.p)}"
+
+
+def probability(p: float) -> str:
+    """A p-value to two decimals, or to one digit if that is less."""
+    return f"{p:.2f}" if p >= 0.01 else f"{p:.1g}" if p >= 0.0001 else "<0.0001"
+
+
+def misses_table(comparison: Comparison) -> str:
+    """What every variant has of what is bounded, and misses, the nearest first, as lines of text for a terminal."""
+    rows = [["variant", *(constraint.key for constraint in comparison.constraints)]]
+    for variant in comparison.nearest_first:
+        found = (standing(comparison, variant, constraint) for constraint in comparison.constraints)
+        rows.append([variant.name, *(f"{has}, {missed}" if missed else has for has, missed in found)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(f"  {line}".rstrip() for line in lines)
+
+
+def standing(comparison: Comparison, variant: Variant, constraint: Constraint) -> tuple[str, str]:
+    """What the variant has of what is bounded, and what it is over it or short of it; "" if it meets the constraint."""
+    by = comparison.misses(variant).get(constraint)
+    missed = f"{constraint.by(by)} {'short' if constraint.least else 'over'}" if by else ""
+    return constraint.text(getattr(variant, constraint.field)), missed
+
+
+def misses(comparison: Comparison, variant: Variant) -> list[str]:
+    """The constraints that the variant misses, and by how much, in words."""
+    return [f"{missed.key} by {missed.by(by)}" for missed, by in comparison.misses(variant).items()]
+
+
+def remedy(comparison: Comparison) -> str:
+    """What to relax if no variant qualifies, as one sentence."""
+    nearest = comparison.nearest_first[0]
+    lines = [constraint.relaxed(by) for constraint, by in comparison.misses(nearest).items()]
+    return f"the nearest, {nearest.name}, would with {series(lines)} under compare in params.yaml"
+
+
+def demands(comparison: Comparison) -> str:
+    """What the constraints ask, as the end of a sentence."""
+    return series([constraint.demand for constraint in comparison.constraints])
+
+
 def choice(comparison: Comparison) -> str:
-    """The selection and its reason as one sentence."""
-    selected, compared = comparison.selected, summary(comparison)
-    name, smaller = selected.name, _times(compared.size_ratio, "smaller", "larger")
-    faster, fewer = _times(1 / compared.speedup, "faster", "slower"), _points(compared.accuracy_drop)
-    if selected == comparison.baseline:
-        name, smaller, faster, fewer = f"{name}, the baseline,", "", "", ""
+    """The selection and its reason as one sentence, or that there is none."""
+    selected = comparison.selected
+    if not selected:
+        return (
+            f"None of the {len(comparison.variants)} variants meets all constraints: that its {demands(comparison)}. "
+            f"Of them {remedy(comparison)}."
+        )
+    name = f"{selected.name}, the baseline," if selected == comparison.baseline else selected.name
+    smaller, faster, fewer = (f" ({text})" if text else "" for text in compared(comparison))
     return (
         f"{name} is the {comparison.best} among the {len(comparison.qualified)} of "
-        f"{len(comparison.variants)} variants whose validation accuracy is at most "
-        f"{100 * comparison.rule.max_accuracy_drop:g} points below that of {comparison.rule.baseline}: "
+        f"{len(comparison.variants)} variants whose {demands(comparison)}: "
         f"{size(selected.size_bytes)}{smaller}, {milliseconds(selected.latency_ms_p50)} an image{faster}, "
         f"{percent(selected.accuracy)} of the test images right{fewer}."
     )
 
 
+def ties(comparison: Comparison) -> str:
+    """Which differences from the foremost variant in accuracy are noise, and which are not, as sentences."""
+    name, against = comparison.foremost.name, comparison.against_foremost
+    same = [other for other, found in against.items() if found.tie]
+    better = [other for other, found in against.items() if not found.tie and found.gained > found.lost]
+    worse = [other for other in against if other not in (*same, *better)]
+    if not against:
+        return ""
+    images = f"For what {comparison.images} test images can tell, {name} is"
+    if len(same) == len(against):
+        return f"{images} as accurate as all others: which of them is ahead is noise."
+    parts = [f"as accurate as {listed(same)}"] if same else []
+    for how, names in (("more accurate than", worse), ("less accurate than", better)):
+        if names:
+            parts.append(f"{how} {listed(names) if len(names) < 4 else f'{len(names)} others'}")
+    return f"{images} {'; '.join(parts)}."
+
+
+def _p(difference: Difference | None) -> float | str:
+    return difference.p if difference else ""
+
+
+def compared(comparison: Comparison) -> tuple[str, str, str]:
+    """The foremost variant's size, latency and test accuracy against the baseline's, in words; "" if it is that."""
+    foremost, baseline = comparison.foremost, comparison.baseline
+    if foremost == baseline:
+        return "", "", ""
+    return (
+        _times(foremost.size_bytes / baseline.size_bytes, "smaller", "larger"),
+        _times(foremost.relative_latency, "faster", "slower"),
+        _points(baseline.accuracy - foremost.accuracy),
+    )
+
+
 def _times(ratio: float, less: str, more: str) -> str:
     text = three_digits(max(ratio, 1 / ratio))
-    return " (the same)" if text == "1.00" else f" ({text} times {less if ratio < 1 else more})"
+    return "the same" if text == "1.00" else f"{text} times {less if ratio < 1 else more}"
 
 
 def _points(drop: float) -> str:
     text = f"{abs(100 * drop):.1f}"
-    return " (the same)" if text == "0.0" else f" ({text} points {'less' if drop > 0 else 'more'})"
+    return "the same" if text == "0.0" else f"{text} points {'less' if drop > 0 else 'more'}"
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

@@ -21,6 +21,12 @@ OTHER = {
     ".avif", ".dcm", ".eps", ".exr", ".hdr", ".heic", ".heif", ".hif", ".icns", ".ico", ".j2k", ".jp2", ".jpf", ".jpx",
     ".jxl", ".jxr", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tga",
 }  # fmt: skip
+# What file managers, network drives and archives leave beside one's files, in lower case; hidden files are no less.
+LITTER = {
+    "#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recently-snapshot", "@recycle", "@tmp", "__macosx",
+    "__pycache__", "desktop.ini", "ehthumbs.db", "ehthumbs_vista.db", "found.000", "icon\r", "lost+found",
+    "network trash folder", "system volume information", "temporary items", "thumbs.db",
+}  # fmt: skip
 # First bytes of the formats that are decoded.
 MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|BM.{4}\0{4}|RIFF.{4}WEBP|GIF8[79]a|II\*\0|MM\0\*", re.DOTALL)
 
@@ -43,6 +49,12 @@ FOREIGN = {
     rb"\0\x05\x16\x07": "AppleDouble files, which a Mac puts beside its own",
     rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!": "archives, to be unpacked",
 }
+
+
+def is_litter(name: str) -> bool:
+    """Whether nobody means a file or folder of this name to be looked at."""
+    # Windows writes down as NAME:Zone.Identifier that a file was downloaded.
+    return name.startswith(".") or name.lower() in LITTER or name.endswith(":Zone.Identifier")
 
 
 def meant_as_image(path: Path) -> bool:
@@ -76,17 +88,21 @@ def reason(path: Path, error: Exception) -> str:
     """Why the file can't be read as an image, which a decoder or the system told by `error`."""
     if isinstance(error, OSError) and error.errno:
         return error.strerror
+    with path.open("rb") as file:
+        return fault(file.read(1024), path.stat().st_size, error)
+
+
+def fault(content: bytes, size: int, error: Exception) -> str:
+    """What is wrong with a file of `size` bytes that begins with `content`, of which a decoder told by `error`."""
     if isinstance(error, Unreadable):
         return str(error)
-    with path.open("rb") as file:
-        content = file.read(1024)
     for start, foreign in FOREIGN.items():
         if re.match(start, content, re.DOTALL):
             return foreign
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels, to be made smaller"
     # libwebp does not tell what is wrong. A RIFF file says how long it is.
-    shorter = content[:4] == b"RIFF" and int.from_bytes(content[4:8], "little") + 8 > path.stat().st_size
+    shorter = content[:4] == b"RIFF" and int.from_bytes(content[4:8], "little") + 8 > size
     if shorter or "truncated" in str(error).lower():
         return "truncated"
     if isinstance(error, UnidentifiedImageError):

@@ -10,12 +10,6 @@ from bitlite.sources import pictures, splits
 from bitlite.sources.problems import Problems
 from bitlite.workflow.errors import listed
 
-# What file managers, network drives and archives leave beside one's files, in lower case; hidden files are no less.
-LITTER = {
-    "#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recently-snapshot", "@recycle", "@tmp", "__macosx",
-    "__pycache__", "desktop.ini", "ehthumbs.db", "ehthumbs_vista.db", "found.000", "icon\r", "lost+found",
-    "network trash folder", "system volume information", "temporary items", "thumbs.db",
-}  # fmt: skip
 # Names of the two halves of a segmentation set, in lower case.
 IMAGES = {"image", "images", "img", "imgs", "input", "inputs", "jpegimages"}
 MASKS = {
@@ -80,7 +74,9 @@ def _listing(folder: Path, problems: Problems | None = None) -> _Listing:
     listing = _Listing([], [])
     try:
         with os.scandir(folder) as entries:
-            found = sorted((entry for entry in entries if not _is_litter(entry.name)), key=lambda entry: entry.name)
+            found = sorted(
+                (entry for entry in entries if not pictures.is_litter(entry.name)), key=lambda entry: entry.name
+            )
     except OSError as error:
         problems.add(f"folders that can't be listed, {error.strerror}", [folder])
         return listing
@@ -99,11 +95,6 @@ def _listing(folder: Path, problems: Problems | None = None) -> _Listing:
         except OSError as error:
             problems.add(f"paths that can't be reached, {error.strerror}", [path])
     return listing
-
-
-def _is_litter(name: str) -> bool:
-    # Windows writes down as NAME:Zone.Identifier that a file was downloaded.
-    return name.startswith(".") or name.lower() in LITTER or name.endswith(":Zone.Identifier")
 
 
 def _files_below(folder: Path, above: set[str], problems: Problems) -> Iterator[Path]:

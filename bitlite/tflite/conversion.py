@@ -6,6 +6,7 @@ from types import MappingProxyType
 import numpy as np
 
 from bitlite.bit.weights import Bit
+from bitlite.litert.metadata import METADATA
 from bitlite.tflite import calibration, metadata
 from bitlite.tflite.flatbuffer import compact
 from bitlite.tflite.graph import to_file
@@ -45,5 +46,5 @@ def source(bit: Bit, entry: Quantization, images: Iterable[np.ndarray] = ()) -> 
 def file(source: Source, types: Types = ALL_FLOAT32) -> bytes:
     """The file that `convert` makes of it."""
     content, architecture, scheme = source.scheme.make(source, types), source.bit.architecture, source.scheme
-    notes = {metadata.NAME: metadata.metadata(architecture, source.entry, scheme.pixels)} | scheme.notes
+    notes = {METADATA: metadata.metadata(architecture, source.entry, scheme.pixels)} | scheme.notes
     return metadata.with_labels(compact(content, notes), architecture.labels)

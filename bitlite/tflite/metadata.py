@@ -1,9 +1,4 @@
-"""TFLite metadata: what a .tflite file says of itself, so that tools such as MediaPipe run it without being told.
-
-The schema is metadata_schema.fbs of google-ai-edge/mediapipe (mediapipe/tasks/metadata), version 1. A file holds a
-flatbuffer of it in the buffer that its metadata list calls TFLITE_METADATA, and ends in a zip archive of the files
-that this one mentions: any tool for zip archives reads the labels.
-"""
+"""Writing the metadata by which tools such as MediaPipe run a .tflite file; bitlite/litert/metadata.py reads it."""
 
 import io
 import zipfile
@@ -12,35 +7,19 @@ import flatbuffers
 import numpy as np
 
 from bitlite.bit.weights import Architecture
+from bitlite.litert.metadata import (
+    FEATURE_PROPERTIES,
+    FIELDS,
+    IDENTIFIER,
+    IMAGE_PROPERTIES,
+    NORMALIZATION_OPTIONS,
+    RGB,
+    TENSOR_AXIS_LABELS,
+)
 from bitlite.tflite.lowering import LOGITS, PROBABILITIES
 from bitlite.workflow.params import Quantization
 
-# Its name among a file's metadata.
-NAME = "TFLITE_METADATA"
-IDENTIFIER = b"M001"
 LABELS = "labels.txt"
-# The fields of the schema's tables in its order, which numbers them, up to the last one used. A union takes two.
-FIELDS = {
-    "ModelMetadata": (
-        "name", "description", "version", "subgraph_metadata", "author", "license", "associated_files",
-        "min_parser_version",
-    ),
-    "SubGraphMetadata": ("name", "description", "input_tensor_metadata", "output_tensor_metadata"),
-    "TensorMetadata": (
-        "name", "description", "dimension_names", "content", "process_units", "stats", "associated_files",
-    ),
-    "Content": ("content_properties_type", "content_properties", "range"),
-    "FeatureProperties": (),
-    "ImageProperties": ("color_space", "default_size"),
-    "ImageSize": ("width", "height"),
-    "ProcessUnit": ("options_type", "options"),
-    "NormalizationOptions": ("mean", "std"),
-    "Stats": ("max", "min"),
-    "AssociatedFile": ("name", "description", "type"),
-}  # fmt: skip
-# Members of the schema's unions ContentProperties and ProcessUnitOptions, and of its enumerations.
-FEATURE_PROPERTIES, IMAGE_PROPERTIES, NORMALIZATION_OPTIONS = np.uint8(1), np.uint8(2), np.uint8(1)
-RGB, TENSOR_AXIS_LABELS = np.int8(1), np.int8(2)
 
 
 class Table:

@@ -2,6 +2,7 @@
 
 import errno
 import inspect
+import os
 import sys
 from collections.abc import Callable
 
@@ -15,7 +16,8 @@ def run(main: Callable[..., None]) -> None:
     """Call a stage's `main` with the command line's arguments.
 
     An InputError, or one of the system's REFUSALS, ends it with one line, exit code 1. So does a locale that is not of
-    UTF-8, as names of classes and texts in files are: they would be taken for others.
+    UTF-8, as names of classes and texts in files are: they would be taken for others. For signals exit codes are those
+    of shells: 128 and the signal's number.
     """
     if (encoding := sys.getfilesystemencoding()) != "utf-8":
         sys.exit(
@@ -29,10 +31,13 @@ def run(main: Callable[..., None]) -> None:
         main(*sys.argv[1:])
     except InputError as error:
         sys.exit(str(error))
+    except BrokenPipeError:  # whoever reads what is printed, such as head, has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
         if error.errno not in REFUSALS:
             raise
         sys.exit(one_line(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)  # as shells have it: 128 and the number of the signal
+        sys.exit(130)

@@ -10,5 +10,5 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 # Of TensorFlow's C++ only errors show: its notices would drown a stage's own progress.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Some it prints all the same, when it is imported, which is before any `main`.
-if (program := sys.modules["__main__"].__spec__) and program.name.startswith(("stages.", "benchmarks.")):
+if (program := sys.modules["__main__"].__spec__) and program.name.startswith(("stages.", "benchmarks.", "ship.")):
     drop_notices()

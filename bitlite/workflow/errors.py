@@ -35,12 +35,14 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def printable(text: str) -> str:
+    """`text` as a console may show it: what can't be printed, such as its control characters, is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def listed(items: Iterable) -> str:
     """The first LISTED items in one line, and how many more there are. What can't be printed is escaped."""
     items = list(items)
-    names = [
-        "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(item))
-        for item in items[:LISTED]
-    ]
+    names = [printable(str(item)) for item in items[:LISTED]]
     more = [f"and {len(items) - LISTED} more"] if len(items) > LISTED else []
     return ", ".join(names + more)

@@ -97,7 +97,9 @@ class Places:
 class Timing:
     """metrics/benchmark/P-Q.json: how fast a .tflite file runs, one image at a time.
 
-    latency_ms_p50, latency_ms_p90: median and 90th percentile of the milliseconds that an image takes.
+    latency_ms_p50, _p90, _p99: median and percentiles of the milliseconds that an image takes, in so many `runs`.
+    baseline_ms_p50: median of the baseline's, in turns with these: their ratio holds though the machine drifts.
+    load_ms, first_inference_ms: milliseconds from the file to a ready interpreter, and of the first image.
     peak_memory_mb: 10^6 bytes by which the process grew while it loaded and ran the file.
     delegated: share of the file's operators that XNNPACK runs, 0..1.
     threads: of LiteRT. cpu: the machine's processor.
@@ -105,6 +107,11 @@ class Timing:
 
     latency_ms_p50: float
     latency_ms_p90: float
+    latency_ms_p99: float
+    baseline_ms_p50: float
+    load_ms: float
+    first_inference_ms: float
+    runs: int
     peak_memory_mb: float
     delegated: float
     threads: int
@@ -112,11 +119,47 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class DeviceTiming:
+    """metrics/devices/NAME/P-Q.json: how fast a .tflite file runs on a phone or a board, one image at a time.
+
+    Every variant is timed in several turns, by a process of its own in each. Each number is the median of its turns'.
+    latency_ms_p50: median of the milliseconds that an image takes. load_ms, first_inference_ms: milliseconds from the
+    file to a ready interpreter, and of the first image.
+    peak_memory_mb: 10^6 bytes by which the process grew while it loaded and ran the file.
+    threads: of LiteRT. cpu: the device's processor.
+    """
+
+    latency_ms_p50: float
+    load_ms: float
+    first_inference_ms: float
+    peak_memory_mb: float
+    threads: int
+    cpu: str
+
+
+@dataclass(frozen=True)
+class PhoneTiming(DeviceTiming):
+    """By LiteRT's benchmark_model, which gives no percentile but the 95th. gpu: whether on the GPU, all of the file."""
+
+    latency_ms_p95: float
+    gpu: bool
+
+
+@dataclass(frozen=True)
+class BoardTiming(DeviceTiming):
+    """By LiteRT's Python package. runtime: its name and version."""
+
+    latency_ms_p90: float
+    latency_ms_p99: float
+    runtime: str
+
+
+@dataclass(frozen=True)
 class Summary:
     """metrics/summary.json: the selected variant, alone and against the baseline.
 
     selected: its name. accuracy: share of the test images, 0..1. accuracy_drop: how far it lies below the baseline's.
-    size_ratio: its size over the baseline's. speedup: the baseline's median latency over its own.
+    size_ratio: its size over the baseline's. speedup: the baseline's median latency over its own, from runs in turns.
     """
 
     selected: str

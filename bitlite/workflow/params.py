@@ -361,6 +361,10 @@ class Benchmark(Section):
 class Compare(Section):
     baseline: str = "dense-float32"
     max_accuracy_drop: Share = 0.02
+    min_accuracy: Share | None = None
+    max_size_bytes: Positive | None = None
+    max_latency_ms: PositiveFloat | None = None
+    max_memory_mb: PositiveFloat | None = None
     objective: Literal["size", "latency", "accuracy"] = "size"
 
 

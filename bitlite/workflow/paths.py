@@ -13,7 +13,7 @@ TFLITE = Path("models/tflite")
 RELEASE = Path("models/release")
 METRICS = Path("metrics")
 PLOTS = Path("plots")
-# The class that the fine-tuned, unconverted model gives each test image.
+# The class that the fine-tuned, unconverted model gives each test image, and how sure it is.
 FINETUNED_PREDICTIONS = PLOTS / "finetune" / "predictions.csv"
 
 
