@@ -16,6 +16,7 @@ from bitlite.bit.weights import Bit
 from bitlite.images import dataset
 from bitlite.report import (
     curves,
+    judged,
     layer_tables,
     mistakes,
     noise,
@@ -54,6 +55,7 @@ def main() -> None:
         mistakes.worst(predictions, dataset.examples("test")),
         curves.read(params.pruning, PLOTS),
         release.published(params, made_from),
+        judged.read(names, comparison.foremost.name, PLOTS),
         png,
         searches,
         picture.searched(searches) if searches else b"",

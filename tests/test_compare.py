@@ -28,6 +28,7 @@ from bitlite.litert import runtime
 from bitlite.report import (
     charts,
     curves,
+    judged,
     layer_tables,
     mistakes,
     noise,
@@ -620,10 +621,23 @@ def many_predictions():
     return predictions(*[(daisy, daisy)] * 8, *[(daisy, rose)] * 2, *[(dandelion, dandelion)] * 5, (dandelion, daisy))
 
 
-def report(chosen, made_from=ORIGIN, layers=None, seen=None, png=b"", wrong=(), trained=None, params=None) -> str:
+def report(
+    chosen, made_from=ORIGIN, layers=None, seen=None, png=b"", wrong=(), trained=None, params=None, sure=None, **searched
+) -> str:
     """The page of a comparison; what is not given is left out, or many_predictions."""
     seen = many_predictions() if seen is None else seen
-    return page.report(chosen, made_from, layers or by_layer(), seen, wrong, trained or {}, params or {}, png)
+    return page.report(
+        chosen,
+        made_from,
+        layers or by_layer(),
+        seen,
+        wrong,
+        trained or {},
+        params or {},
+        sure or judged.Judged({}, []),
+        png,
+        **searched,
+    )
 
 
 class Page(HTMLParser):
@@ -727,11 +741,32 @@ def search(rows=STEPS, drop=0.03):
     return steps.Search(steps.steps(rows), drop)
 
 
+def test_report_tells_how_sure_variants_are_and_the_classes_that_they_know_least(tmp_path):
+    scores = {"dense-float32": (0.1, 0.02, 0.0), "dense-int8": (0.25, 0.05, 0.0125)}
+    for name, values in scores.items():
+        rows = [{"score": key, "value": value} for key, value in zip(judged.MEANINGS, values, strict=True)]
+        write_csv(tmp_path / "evaluate" / name / "scores.csv", ["score", "value"], rows)
+    known = [("a", 4, 0.75, 0.5), ("<b>", 3, 0.25, ""), ("c", 0, "", "")]
+    keys = ("class", "images", "recall", "precision")
+    rows = [dict(zip(keys, values, strict=True)) for values in known]
+    with pytest.raises(ValueError, match=r"dense-int8/classes\.csv is missing"):
+        judged.read(scores, "dense-int8", tmp_path)
+    write_csv(tmp_path / "evaluate/dense-int8/classes.csv", keys, rows)
+    sure = judged.read(scores, "dense-int8", tmp_path)
+    html = report(comparison(DENSE, variant("dense-int8", size_bytes=1)), sure=sure)
+    rows = [[cell.strip() for cell in row] for row in Page(html).rows]
+    assert ["dense-int8", "0.2500", "0.0500", "0.0125"] in rows
+    at = rows.index(["Class", "Test images", "Recall", "Precision"])
+    assert rows[at + 1 : at + 4] == [
+        ["<b>", "3", "25.0 %", "–"], ["a", "4", "75.0 %", "50.0 %"], ["c", "0", "–", "–"],
+    ]  # fmt: skip
+
+
 def test_report_tells_the_steps_of_a_choice_of_bits():
     found = {"dense-mixed": search()}
     curve = picture.searched(found)
     mixed = comparison(DENSE, variant("dense-mixed", size_bytes=600))
-    html = report(mixed, ORIGIN, by_layer("dense-mixed"), many_predictions(), b"", found, curve)
+    html = report(mixed, layers=by_layer("dense-mixed"), searches=found, curve=curve)
     page = Page(html)
     rows = [[cell.strip() for cell in row] for row in page.rows]
     at = rows.index(["all", "float32", "", "1.00 kB", "", "0.00"])
@@ -741,7 +776,7 @@ def test_report_tells_the_steps_of_a_choice_of_bits():
     ]  # fmt: skip
     assert rows.count(["b", "int8", "30", "", "", ""]) == 0
     assert "The 3 steps of dense-mixed, of which it takes 2" in html and base64.b64encode(curve).decode() in html
-    assert "Choosing the bits" not in report(mixed, ORIGIN, by_layer("dense-mixed"), many_predictions(), b"")
+    assert "Choosing the bits" not in report(mixed, layers=by_layer("dense-mixed"))
 
 
 @pytest.mark.parametrize("timed", [False, True])

@@ -11,7 +11,7 @@ from comparisons import comparison, variant
 from test_compare import ORIGIN, by_layer, many_predictions
 
 from bitlite.images.decoding import Image
-from bitlite.report import mistakes, page, picture
+from bitlite.report import judged, mistakes, page, picture
 
 PRUNINGS, QUANTIZATIONS = ("dense", "channels", "lean"), ("float32", "dynamic", "int8")
 NAMES = [f"{pruning}-{quantization}" for pruning in PRUNINGS for quantization in QUANTIZATIONS]
@@ -41,6 +41,7 @@ def address(tmp_path_factory) -> str:
         mistakes.worst(many_predictions(), examples),
         {"fine-tuning": curve, "channels": curve},
         {"seed": 7},
+        judged.Judged({name: dict.fromkeys(judged.MEANINGS, 0.1) for name in NAMES}, [judged.Class("a", 8, 0.5, 0.5)]),
         picture.tradeoff(chosen),
     )
     path = tmp_path_factory.mktemp("report") / "report.html"

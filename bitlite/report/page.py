@@ -10,6 +10,7 @@ import yaml
 
 from bitlite.report import charts, noise
 from bitlite.report.curves import Curve
+from bitlite.report.judged import MEANINGS, Judged
 from bitlite.report.layer_tables import TYPES, LayerTables
 from bitlite.report.mistakes import Mistake
 from bitlite.report.origin import Origin
@@ -22,6 +23,7 @@ from bitlite.workflow.errors import InputError
 # More classes than this make no readable matrix: the most confused pairs are listed instead.
 MATRIX_CLASSES = 20
 LISTED_PAIRS = 20
+LISTED_CLASSES = 20
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def report(
     mistakes: Sequence[Mistake],
     curves: Mapping[str, Mapping[str, Curve]],
     params: Mapping,
+    judged: Judged,
     picture: bytes,
     searches: Mapping[str, Search] = MappingProxyType({}),
     curve: bytes = b"",
@@ -103,6 +106,9 @@ def report(
         curve=base64.b64encode(curve).decode(),
         wrong=sum(row["actual"] != row["predicted"] for row in predictions),
         mistakes=mistakes,
+        judged=judged,
+        meanings=MEANINGS,
+        listed_classes=LISTED_CLASSES,
         counts=counts if len(origin.labels) <= MATRIX_CLASSES else None,
         pairs=confused_pairs(counts, origin.labels)[:LISTED_PAIRS],
         params=yaml.safe_dump(dict(params), sort_keys=False, allow_unicode=True, width=100).strip(),
