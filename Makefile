@@ -1,5 +1,6 @@
 # make repro   set up .venv and run the whole workflow
 # make where   install the tools of requirements-where.txt too, and try all files on GPU, microcontroller and NPU anew
+# make demo    try the released file in a browser, on this computer or a phone in its network; needs npm
 # make test    set up .venv and run the tests
 # Python 3.11 or 3.12: PYTHON=python3.12 make repro
 
@@ -10,7 +11,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 PIN := $(BIN)/uv pip compile --universal --python-version 3.11 --no-header
 
-.PHONY: repro where test lint requirements
+.PHONY: repro where demo test lint requirements
 
 repro: .venv/installed
 	$(RUN) dvc repro
@@ -20,6 +21,9 @@ where: .venv/where
 	$(RUN) dvc repro convert
 	$(RUN) dvc repro --force --single-item evaluate
 	$(RUN) dvc repro
+
+demo: .venv/installed
+	@$(RUN) python -m ship.demo
 
 test: .venv/installed
 	$(RUN) ruff check .
