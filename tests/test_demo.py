@@ -29,6 +29,7 @@ from bitlite.workflow.params import Integers, Uncalibrated
 from bitlite.workflow.paths import RELEASE
 from ship import predict
 from ship.demo import server
+from ship.demo.__main__ import told
 
 SIZE = (48, 32)
 # Names that do harm where they are taken for markup, or are wider than a phone.
@@ -269,6 +270,23 @@ def test_the_camera_is_classified_and_its_picture_taken(models, page, tmp_path):
         assert page.value("document.querySelector('#video').srcObject") is None
 
 
+def test_closing_the_camera_brings_back_the_picture_before(models, page, tmp_path):
+    digit(9).save(tmp_path / "digit.png")
+    expected = probabilities(models["float32"], (tmp_path / "digit.png").read_bytes())
+    with opened(page, models["float32"], tmp_path):
+        for kept in (False, True):
+            page.click("#camera")
+            classes(page)
+            page.click("#close")
+            if kept:
+                page.until(f"{CLASSES}.length && document.querySelector('#classes').ariaBusy === 'false'")
+                agree(classes(page), expected, LABELS, 1e-3)
+            else:
+                page.until("document.querySelector('#classes').textContent === 'Nothing to classify yet'")
+                page.choose("#file", tmp_path / "digit.png")
+                classes(page)
+
+
 def alert(page):
     return page.until("!document.querySelector('#alert').hidden && document.querySelector('#alert').textContent")
 
@@ -393,6 +411,19 @@ def command(*arguments):
         running.wait()
 
 
+def test_the_address_in_the_network_is_told():
+    said = told(Path("a\nb"), ["localhost", "198.51.100.7"], 8000, False).split("\n")
+    assert said[:3] == [
+        "a\\nb is served until Ctrl-C:",
+        "  http://localhost:8000/     on this computer",
+        "  http://198.51.100.7:8000/  on phones and others in its network",
+    ]
+    assert said[3].endswith("by https alone: --https")
+    assert "certificate" in told(Path("a"), ["::2"], 8000, True) and "https://[::2]:8000/" in told(
+        Path("a"), ["::2"], 8000, True
+    )
+
+
 def test_ctrl_c_ends_it_in_a_line(models):
     with command("--model", str(models["float32"]), "--port", "0", "--host", "127.0.0.1") as (running, address):
         assert get(address, "/")[0] == 200
@@ -438,9 +469,14 @@ def test_a_host_or_a_port_that_is_none_is_told(models):
     assert failure("--port", "70000").endswith("argument --port: '70000' is none: 0 to 65535\n")
 
 
+def test_docs_name_the_version_of_the_lock_file():
+    version = json.loads((server.FOLDER / "package-lock.json").read_text())["packages"][""]["dependencies"][
+        "@litertjs/core"
+    ]
+    assert f"@litertjs/core@{version}\n" in browser.DOCUMENT.read_text()
+
+
 def test_without_npm_a_line_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(server, "FOLDER", Path("/nowhere"))
-    monkeypatch.setattr(server, "_versions", lambda lock: {"it": "1"} if lock.name == "package-lock.json" else {})
-    monkeypatch.setattr(server.shutil, "which", lambda _: None)
+    monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(InputError, match="^npm is missing, which fetches LiteRT.js: install Node.js"):
-        server.installed()
+        server.npm("LiteRT.js", "ci")

@@ -36,9 +36,7 @@ def serve(asked: argparse.Namespace) -> None:
         files = server.files(asked.model, Path(scratch))
         tls = certificate.context(["127.0.0.1", *hosts]) if asked.https else None
         with server.Server(asked.host, asked.port, files, tls) as running:
-            print(f"{printable(str(asked.model))} is served until Ctrl-C at", flush=True)
-            for host in hosts:
-                print(f"  {address(host, running.server_port, asked.https)}", flush=True)
+            print(told(asked.model, hosts, running.server_port, asked.https), flush=True)
             try:
                 running.serve_forever()
             except KeyboardInterrupt:
@@ -46,11 +44,12 @@ def serve(asked: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    what, _, how = __doc__.split("\n\n")
-    found = argparse.ArgumentParser(prog="python -m ship.demo", description=f"{what} {how}")
-    found.add_argument("--model", type=Path, default=RELEASE / "model.tflite", metavar="FILE", help="%(default)s")
-    found.add_argument("--port", type=port, default=8000, help="%(default)s; 0 takes a free one")
-    found.add_argument("--host", default="0.0.0.0", help="127.0.0.1 for this computer alone; else all of its networks")
+    found = argparse.ArgumentParser(prog="python -m ship.demo", description=__doc__.partition("\n")[0])
+    found.add_argument(
+        "--model", type=Path, default=RELEASE / "model.tflite", metavar="FILE", help="default: %(default)s"
+    )
+    found.add_argument("--port", type=port, default=8000, help="default: %(default)s; 0 takes a free one")
+    found.add_argument("--host", default="0.0.0.0", help="default: all networks of this computer; 127.0.0.1: none")
     found.add_argument(
         "--https", action="store_true", help="for phones, whose browsers give camera, threads and GPU to https alone"
     )
@@ -74,14 +73,21 @@ def own_address() -> list[str]:
         return [probe.getsockname()[0]]
 
 
-def address(host: str, port: int, https: bool) -> str:
-    """The address of the page, and for whom it is."""
-    url = f"http{'s' * https}://{f'[{host}]' if ':' in host else host}:{port}/"
-    if host in THIS:
-        return f"{url}  on this computer"
-    if https:
-        return f"{url}  in its network: browsers warn of the certificate, which is of this run, and can go on"
-    return f"{url}  in its network, without camera, threads and GPU: browsers give these to https (--https)"
+def told(model: Path, hosts: list[str], port: int, https: bool) -> str:
+    """What the console says: the addresses of the page, and what browsers make of those for other devices."""
+    urls = [f"http{'s' * https}://{f'[{host}]' if ':' in host else host}:{port}/" for host in hosts]
+    width = max(map(len, urls))
+    others = [host for host in hosts if host not in THIS]
+    lines = [f"{printable(str(model))} is served until Ctrl-C:"]
+    for host, url in zip(hosts, urls, strict=True):
+        lines.append(
+            f"  {url:{width}}  " + ("on phones and others in its network" if host in others else "on this computer")
+        )
+    if others and https:
+        lines.append("Browsers warn of the certificate, which is of this run alone: let them go on.")
+    elif others:
+        lines.append("There browsers have camera, threads and GPU by https alone: --https")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ const inTurn = (job) => (last = last.catch(() => {}).then(job));
 let about, bytes, library, model, way;
 
 async function start() {
+  showNone();
   if (!globalThis.WebAssembly?.validate(SIMD))
     return tell("This browser has no WebAssembly SIMD, which LiteRT.js needs: take a newer one.");
   const fetched = async (name) => {
@@ -107,7 +108,8 @@ function note(id, text) {
 
 // Pictures
 
-let picture;
+// The picture that is classified, and the last one that is not the camera's at this moment.
+let picture, still;
 
 async function open(file) {
   closeCamera();
@@ -119,9 +121,13 @@ async function open(file) {
     return tell(`${file.name || "This"} is no picture that this browser can read.`);
   }
   tell("");
-  picture = image;
-  show(picture, file.name);
-  await classify(picture);
+  await keep(image, file.name);
+}
+
+async function keep(image, name) {
+  picture = still = image;
+  show(image, name);
+  await classify(image);
 }
 
 function show(image, name) {
@@ -173,7 +179,7 @@ function showSeen(pixels) {
   for (let number = 0; number < width * height; number++)
     image.data.set([...pixels.subarray(3 * number, 3 * number + 3), 255], 4 * number);
   canvas.getContext("2d").putImageData(image, 0, 0);
-  note("seen-note", `What the model sees of it: ${height} × ${width} pixels.`);
+  note("seen-note", `What the model sees of it: ${height}\u00a0×\u00a0${width}\u00a0pixels.`);
   at("seen-by-model").hidden = false;
 }
 
@@ -196,6 +202,14 @@ function showClasses(scores) {
       return item;
     }),
   );
+}
+
+function showNone() {
+  const item = document.createElement("li");
+  item.className = "none";
+  item.textContent = "Nothing to classify yet";
+  at("classes").replaceChildren(item);
+  at("seen-by-model").hidden = true;
 }
 
 at("file").addEventListener("change", choose);
@@ -241,22 +255,28 @@ at("camera").addEventListener("click", async () => {
   await video.play();
   const running = stream;
   while (stream === running) {
-    picture = await createImageBitmap(video);
-    await classify(picture);
+    const [before, image] = [picture, await createImageBitmap(video).catch(() => {})];
+    if (stream !== running) break;
+    if (image) {
+      picture = image;
+      if (before !== still) before?.close();
+      await classify(image);
+    }
     await pause(GLANCE);
   }
 });
 at("take").addEventListener("click", async () => {
   const image = await createImageBitmap(at("video"));
   closeCamera();
-  picture = image;
-  show(picture, "from the camera");
-  await classify(picture);
   at("camera").focus();
+  await keep(image, "from the camera");
 });
-at("close").addEventListener("click", () => {
+at("close").addEventListener("click", async () => {
   closeCamera();
   at("camera").focus();
+  picture = still;
+  if (still) await classify(still);
+  else showNone();
 });
 
 function closeCamera() {

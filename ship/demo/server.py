@@ -1,6 +1,7 @@
 """The server of the page: its own files, the model and LiteRT.js, and nothing else."""
 
 import base64
+import fcntl
 import hashlib
 import json
 import re
@@ -8,7 +9,8 @@ import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socketserver import TCPServer
@@ -49,15 +51,27 @@ def installed() -> Path:
     """
     packages = FOLDER / "node_modules"
     wanted = _versions(FOLDER / "package-lock.json")
-    if _versions(packages / ".package-lock.json") != wanted:
-        if not shutil.which("npm"):
-            raise InputError("npm is missing, which fetches LiteRT.js: install Node.js (apt-get install npm)")
-        done = subprocess.run(
-            ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=FOLDER, capture_output=True, text=True
-        )
-        if done.returncode:
-            raise InputError(f"npm could not fetch LiteRT.js: {one_line(done.stderr)}")
+    with in_turn():
+        if _versions(packages / ".package-lock.json") != wanted:
+            npm("LiteRT.js", "ci", "--ignore-scripts", "--prefix", FOLDER)
     return packages
+
+
+def npm(what: str, *arguments: str | Path) -> None:
+    """Have npm fetch `what`. Raises InputError if it is missing, or with what it says."""
+    if not shutil.which("npm"):
+        raise InputError(f"npm is missing, which fetches {what}: install Node.js (apt-get install npm)")
+    done = subprocess.run(["npm", *arguments, "--no-audit", "--no-fund"], capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"npm could not fetch {what}: {one_line(done.stderr)}")
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """Of processes that come here at the same time, as tests do, one after the other runs the block."""
+    with (FOLDER / "package-lock.json").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _versions(lock: Path) -> dict[str, str]:
