@@ -1,6 +1,7 @@
 # make repro   set up .venv and run the whole workflow
 # make where   install the tools of requirements-where.txt too, and try all files on GPU, microcontroller and NPU anew
 # make verify  rebuild the last commit in a scratch clone, and compare its numbers and bytes with what is committed
+# make demo    try the released file in a browser, on this computer or a phone in its network; needs npm
 # make test    set up .venv and run the tests
 # Python 3.11 or 3.12: PYTHON=python3.12 make repro
 
@@ -11,7 +12,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 PIN := $(BIN)/uv pip compile --universal --python-version 3.11 --no-header
 
-.PHONY: repro where verify test lint requirements
+.PHONY: repro where demo verify test lint requirements
 
 repro: .venv/installed
 	$(RUN) dvc repro
@@ -24,6 +25,9 @@ where: .venv/where
 
 verify: .venv/installed
 	$(RUN) python -m benchmarks.verify
+
+demo: .venv/installed
+	@$(RUN) python -m ship.demo
 
 test: .venv/installed
 	$(RUN) ruff check .

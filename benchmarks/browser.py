@@ -2,9 +2,9 @@
 
     python -m benchmarks.browser models/tflite/*.tflite
 
-Runs classify.js of docs/browser.md, and MediaPipe's ImageClassifier, in headless Chromium on IMAGES test images: on the
+Runs ship/demo/classify.js, and MediaPipe's ImageClassifier, in headless Chromium on IMAGES test images: on the
 CPU by WASM, and by WebGPU and WebGL on SwiftShader, a GPU in software, whose answers count and not its time. Needs
-chromium and npm (apt-get install); npm fetches PACKAGES once.
+chromium and npm (apt-get install); npm fetches LiteRT.js and MEDIAPIPE once.
 """
 
 import functools
@@ -32,13 +32,14 @@ from bitlite.litert import runtime
 from bitlite.litert.signature import signature
 from bitlite.workflow.command import run
 from bitlite.workflow.errors import InputError, one_line
+from ship.demo import server
 
 IMAGES = 20
 # What runs files in a browser, and on which accelerators.
 RUNTIMES = {"LiteRT.js": ("wasm", "webgpu"), "MediaPipe": ("wasm", "webgl")}
 DOCUMENT = Path("docs/browser.md")
-# What npm fetches, and where to.
-PACKAGES, FOLDER = ("@litertjs/core@2.5.3", "@mediapipe/tasks-vision@1.1.0"), Path(".browser")
+# What npm fetches beside LiteRT.js, and where to.
+MEDIAPIPE, FOLDER = "@mediapipe/tasks-vision@1.1.0", Path(".browser")
 CHROMIUM = (
     "chromium", "--headless", "--no-sandbox", "--no-first-run", "--disable-quic", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--enable-unsafe-webgpu",
@@ -49,8 +50,8 @@ CHROMIUM = (
 PATIENCE = 120
 TASK = """
 const { script, accelerator, images } = await (await fetch("task.json")).json();
-const { classifier } = await import(script);
-const classify = await classifier("model.tflite", { accelerator });
+const { load } = await import(script);
+const { classify } = await load("model.tflite", { accelerator });
 const scores = [], milliseconds = [];
 for (let number = 0; number < images; number++) {
   const image = await createImageBitmap(await (await fetch(`${number}.png`)).blob());
@@ -61,18 +62,19 @@ for (let number = 0; number < images; number++) {
 answer({ scores, milliseconds });
 """
 # As classify.js, by MediaPipe, whose scores are floats for every file, the largest first.
-MEDIAPIPE = """
+BY_MEDIAPIPE = """
 import { FilesetResolver, ImageClassifier } from "./node_modules/@mediapipe/tasks-vision/vision_bundle.mjs";
 
 const wasm = await FilesetResolver.forVisionTasks("./node_modules/@mediapipe/tasks-vision/wasm");
 
-export async function classifier(url, { accelerator }) {
+export async function load(url, { accelerator }) {
   const baseOptions = { modelAssetPath: url, delegate: { wasm: "CPU", webgl: "GPU" }[accelerator] };
   const model = await ImageClassifier.createFromOptions(wasm, { baseOptions, canvas: new OffscreenCanvas(1, 1) });
-  return (image) => {
+  const classify = (image) => {
     const { categories } = model.classify(image).classifications[0];
     return categories.sort((one, other) => one.index - other.index).map(({ score }) => score);
   };
+  return { classify };
 }
 """
 # `answer` sends the value that a page comes to, as JSON; what goes wrong is sent in its place.
@@ -105,7 +107,7 @@ def answers(path: Path, images: np.ndarray, accelerator: str, by: str = "LiteRT.
         shutil.copyfile(path, site / "model.tflite")
         for number, image in enumerate(images):
             Image.fromarray(image).save(site / f"{number}.png")
-        (site / "mediapipe.js").write_text(MEDIAPIPE)
+        (site / "mediapipe.js").write_text(BY_MEDIAPIPE)
         script = {"LiteRT.js": "./classify.js", "MediaPipe": "./mediapipe.js"}[by]
         task = {"script": script, "accelerator": accelerator, "images": len(images)}
         (site / "task.json").write_text(json.dumps(task))
@@ -128,10 +130,12 @@ def documented(language: str) -> str:
 def visit(site: Path, page: str) -> Mapping:
     """What `page`, HTML, hands to its function `answer`, in Chromium, beside the files of the folder `site`.
 
-    The documented classify.js and LiteRT.js are there too.
+    classify.js of ship.demo, LiteRT.js and MediaPipe are there too.
     """
-    (site / "node_modules").symlink_to(installed().resolve())
-    (site / "classify.js").write_text(documented("js"))
+    (site / "node_modules").mkdir()
+    for packages in installed():
+        (site / "node_modules" / packages.name).symlink_to(packages.resolve())
+    shutil.copyfile(server.FOLDER / "classify.js", site / "classify.js")
     (site / "index.html").write_text(f"<!doctype html>{ANSWER}{page}")
     with served(site) as (address, posted), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         browser = subprocess.Popen(
@@ -146,18 +150,15 @@ def visit(site: Path, page: str) -> Mapping:
             browser.wait()
 
 
-def installed() -> Path:
-    """The folder of npm's packages, with LiteRT.js. Raises InputError that says what is to be installed."""
-    for program in (CHROMIUM[0], "npm"):
-        if not shutil.which(program):
-            raise InputError(f"{program} is missing: apt-get install {program}")
-    packages = FOLDER / "node_modules"
-    if not packages.exists():
-        command = ["npm", "install", "--no-audit", "--no-fund", "--no-save", "--prefix", FOLDER, *PACKAGES]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise InputError(f"npm could not fetch {', '.join(PACKAGES)}: {one_line(done.stderr)}")
-    return packages
+def installed() -> tuple[Path, Path]:
+    """The folders of LiteRT.js and of MediaPipe. Raises InputError that says what is to be installed."""
+    if not shutil.which(CHROMIUM[0]):
+        raise InputError(f"{CHROMIUM[0]} is missing: apt-get install {CHROMIUM[0]}")
+    mediapipe = FOLDER / "node_modules/@mediapipe"
+    with server.in_turn():
+        if not mediapipe.exists():
+            server.npm(MEDIAPIPE, "install", "--no-save", "--prefix", FOLDER, MEDIAPIPE)
+    return server.installed() / "@litertjs", mediapipe
 
 
 @contextmanager

@@ -622,7 +622,16 @@ def many_predictions():
 
 
 def report(
-    chosen, made_from=ORIGIN, layers=None, seen=None, png=b"", wrong=(), trained=None, params=None, sure=None, **searched
+    chosen,
+    made_from=ORIGIN,
+    layers=None,
+    seen=None,
+    png=b"",
+    wrong=(),
+    trained=None,
+    params=None,
+    sure=None,
+    **searched,
 ) -> str:
     """The page of a comparison; what is not given is left out, or many_predictions."""
     seen = many_predictions() if seen is None else seen
@@ -1099,6 +1108,10 @@ def workspace(tmp_path, monkeypatch, tflite, images):
     write_layers(Path("plots"), [v.name for v in made], ["dense", "channels"])
     for v in made:
         write_csv(Path("plots/evaluate") / v.name / "predictions.csv", ["actual", "predicted"], many_predictions())
+        scores = [{"score": key, "value": 0.1} for key in judged.MEANINGS]
+        write_csv(Path("plots/evaluate") / v.name / "scores.csv", ["score", "value"], scores)
+        classes = [{"class": name, "images": 1, "recall": 1.0, "precision": 1.0} for name in LABELS]
+        write_csv(Path("plots/evaluate") / v.name / "classes.csv", list(classes[0]), classes)
         Path("models/tflite").mkdir(exist_ok=True)
         file = tflite["uint8" if v.quantization == "int8" else "float32"]
         Path(f"models/tflite/{v.name}.tflite").write_bytes(file.read_bytes())
