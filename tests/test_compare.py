@@ -631,7 +631,7 @@ def report(
     trained=None,
     params=None,
     sure=None,
-    **searched,
+    **more,
 ) -> str:
     """The page of a comparison; what is not given is left out, or many_predictions."""
     seen = many_predictions() if seen is None else seen
