@@ -274,6 +274,8 @@ def test_methods_that_make_no_sense(committed, capsys, entry, told):
     [
         {"scheme": "float16", "winograd": True, "softmax": True},
         {"scheme": "int4"},
+        {"scheme": "int4", "rounding": "nearest", "calibration_images": 8},
+        {"scheme": "int8", "rounding": "compensated", "ranges": "min_max"},
         {"scheme": "int8", "softmax": True},
         {"scheme": "int16x8", "calibration_images": 8, "calibration_seed": 3, "calibration_balanced": False},
         {"scheme": "int8_mixed", "softmax": True},
@@ -288,7 +290,16 @@ def test_each_scheme_is_an_entry(committed, entry):
     assert (found.scheme, found.softmax) == (entry["scheme"], entry.get("softmax", False))
 
 
-@pytest.mark.parametrize("entry", [{"keep_float": "some"}, {"keep_float": [1]}, {"max_accuracy_drop": 1.5}])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"keep_float": "some"},
+        {"keep_float": [1]},
+        {"max_accuracy_drop": 1.5},
+        {"ranges": "max"},
+        {"rounding": "up"},
+    ],
+)
 def test_schemes_that_make_no_sense(committed, capsys, entry):
     committed["quantization"]["mine"] = {"scheme": "int8_mixed"} | entry
     write(committed)

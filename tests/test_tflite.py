@@ -24,10 +24,11 @@ from bitlite.tflite import calibration, conversion, flatbuffer, quantizer, schem
 from bitlite.tflite.convolutions import find
 from bitlite.tflite.graph import to_file
 from bitlite.tflite.lowering import lower
-from bitlite.workflow.params import Integers, Mixed, Uncalibrated
+from bitlite.workflow.params import Int4, Integers, Mixed, Uncalibrated
 
 SCHEMES = {
-    **{name: Uncalibrated(scheme=name) for name in ("float32", "float16", "dynamic", "int4")},
+    **{name: Uncalibrated(scheme=name) for name in ("float32", "float16", "dynamic")},
+    "int4": Int4(scheme="int4"),
     **{name: Integers(scheme=name) for name in ("int8", "int16x8")},
     "int8_mixed": Mixed(scheme="int8_mixed"),
 }
@@ -72,8 +73,9 @@ def norm_free(bit):
     return frozen(bit, bit.norms, [(images, images)])
 
 
-def converted(scheme, bit):
-    return conversion.convert(bit, SCHEMES[scheme], photos(16, bit.architecture.image_size, seed=1))
+def converted(scheme, bit, **keys):
+    entry = SCHEMES[scheme].model_copy(update=keys)
+    return conversion.convert(bit, entry, photos(16, bit.architecture.image_size, seed=1))
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +213,7 @@ def in_int4(name):
     return 127 if "block1/unit01/b/" in name else 7
 
 
-def test_int4_file_is_the_keras_model_with_kernels_of_fifteen_values(bit, files):
+def test_int4_file_is_the_keras_model_with_kernels_of_fifteen_values(bit, tmp_path):
     def rounded(name, kernel):
         if not in_int4(name):
             return kernel
@@ -221,7 +223,8 @@ def test_int4_file_is_the_keras_model_with_kernels_of_fifteen_values(bit, files)
     images = photos(48)
     coarse = bit.with_weights({**bit.weights, **{name: rounded(name, kernel) for name, kernel in bit.kernels.items()}})
     expected = network.build(coarse)(images.astype(np.float32)).numpy()
-    error = runtime.Classifier(files["int4"]).logits(images) - expected
+    (tmp_path / "int4").write_bytes(converted("int4", bit, rounding="nearest"))
+    error = runtime.Classifier(tmp_path / "int4").logits(images) - expected
     # Activations are int8, as in the scheme dynamic.
     assert np.sqrt(np.mean(error**2)) < 0.1 * expected.std(axis=0).mean()
 
@@ -381,7 +384,7 @@ def test_kernels_are_of_the_schemes_type(bit, files):
 # Sparsity
 
 
-def test_sparsity_is_the_share_of_zeros_in_the_kernels(bit, files):
+def test_sparsity_is_the_share_of_zeros_in_the_kernels(bit, files, tmp_path):
     expected = np.mean(np.concatenate([kernel.ravel() == 0 for kernel in bit.kernels.values()]))
     assert expected == pytest.approx(0.1, abs=0.01)
     assert runtime.sparsity(files["float32"]) == pytest.approx(expected, abs=1e-12)
@@ -393,7 +396,8 @@ def test_sparsity_is_the_share_of_zeros_in_the_kernels(bit, files):
     steps = {name: np.abs(kernel) / np.abs(kernel).max(axis=(0, 1, 2)) for name, kernel in bit.kernels.items()}
     small = [step < 1 / (2 * in_int4(name)) if in_int4(name) else step == 0 for name, step in steps.items()]
     rounded = np.mean(np.concatenate([each.ravel() for each in small]))
-    assert runtime.sparsity(files["int4"]) == pytest.approx(rounded, abs=1e-4)
+    (tmp_path / "int4").write_bytes(converted("int4", bit, rounding="nearest"))
+    assert runtime.sparsity(tmp_path / "int4") == pytest.approx(rounded, abs=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (2, 2)])

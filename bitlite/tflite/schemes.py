@@ -109,6 +109,6 @@ SCHEMES = {
     "int8":       Scheme(_integers,   "int8",    "int8",     "uint8",   True,  "LiteRT's own",     "training images"),
     "int8_mixed": Scheme(_int8_mixed, "int8",    "int8",     "float32", True,  "litert-quantizer", "training images"),
     "int16x8":    Scheme(_integers,   "int8",    "int16",    "float32", False, "LiteRT's own",     "training images"),
-    "int4":       Scheme(_dynamic,    "int4",    "int8",     "float32", True,  "litert-quantizer", "nothing"),
+    "int4":       Scheme(_dynamic,    "int4",    "int8",     "float32", True,  "litert-quantizer", "training images"),
 }
 # fmt: on
