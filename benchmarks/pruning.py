@@ -54,6 +54,7 @@ from bitlite.workflow.files import write_json
 from bitlite.workflow.params import (
     Calibrated,
     Channels,
+    Int4,
     Integers,
     Magnitude,
     Mixed,
@@ -68,7 +69,8 @@ from bitlite.workflow.paths import FINETUNED
 from bitlite.workflow.scores import accuracy
 
 QUANTIZATIONS = (
-    *(Uncalibrated(scheme=name) for name in ("float32", "float16", "dynamic", "int4")),
+    *(Uncalibrated(scheme=name) for name in ("float32", "float16", "dynamic")),
+    Int4(scheme="int4"),
     *(Integers(scheme=name) for name in ("int8", "int16x8")),
     Mixed(scheme="int8_mixed"),
 )

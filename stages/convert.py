@@ -25,7 +25,7 @@ def main(pruning: str, quantization: str) -> None:
     images = ()
     if isinstance(entry, params.Calibrated):
         train, labels = dataset.read("train", size)
-        images = (train[number] for number in calibration.drawn(labels, entry))  # memory need not hold them
+        images = train.chosen(calibration.drawn(labels, entry))
         if told := calibration.shortfall(entry, len(labels), len(dataset.labels())):
             print(f"quantization.{quantization}.{told}")
     validation = dataset.read("validation", size)

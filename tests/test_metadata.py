@@ -17,14 +17,14 @@ from test_tflite import bit_of, confident, photos
 
 from bitlite.litert import runtime
 from bitlite.tflite import conversion
-from bitlite.workflow.params import Integers, Uncalibrated
+from bitlite.workflow.params import Int4, Integers, Uncalibrated
 
 LABELS = ("tulip", "daisy, white", "Löwenzahn")
 MEDIAPIPE = "1.2.3"
 ENTRIES = (
     Uncalibrated(scheme="float32"),
     Integers(scheme="int8"),
-    Uncalibrated(scheme="int4"),
+    Int4(scheme="int4"),
     Uncalibrated(scheme="float32", softmax=True),
     Integers(scheme="int8", softmax=True),
 )

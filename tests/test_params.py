@@ -291,6 +291,8 @@ def test_methods_that_make_no_sense(committed, capsys, entry, told):
     [
         {"scheme": "float16", "winograd": True, "softmax": True},
         {"scheme": "int4"},
+        {"scheme": "int4", "rounding": "nearest", "calibration_images": 8},
+        {"scheme": "int8", "rounding": "compensated", "ranges": "min_max"},
         {"scheme": "int8", "softmax": True},
         {"scheme": "int16x8", "calibration_images": 8, "calibration_seed": 3, "calibration_balanced": False},
         {"scheme": "int8_mixed", "softmax": True},
@@ -310,6 +312,8 @@ def test_each_scheme_is_an_entry(committed, entry):
     [
         ("int8_mixed", {"keep_float": "some"}),
         ("int8_mixed", {"keep_float": [1]}),
+        ("int8_mixed", {"ranges": "max"}),
+        ("int8_mixed", {"rounding": "up"}),
         ("mixed", {"max_accuracy_drop": 1.5}),
         ("mixed", {"objective": "accuracy"}),
     ],

@@ -17,7 +17,7 @@ from bitlite.profiling.operators import Operator
 from bitlite.profiling.profile import Recording
 from bitlite.pruning.freezing import frozen
 from bitlite.tflite import conversion, convolutions
-from bitlite.workflow.params import Chosen, Integers, Mixed, Uncalibrated
+from bitlite.workflow.params import Chosen, Int4, Integers, Mixed, Uncalibrated
 
 SIZE = (24, 16)
 
@@ -32,7 +32,8 @@ def bit():
 def files(bit, tmp_path_factory):
     directory = tmp_path_factory.mktemp("files")
     photos = np.random.default_rng(0).integers(256, size=(4, *SIZE, 3), dtype=np.uint8)
-    schemes = {name: Uncalibrated(scheme=name) for name in ("float32", "float16", "dynamic", "int4")}
+    schemes = {name: Uncalibrated(scheme=name) for name in ("float32", "float16", "dynamic")}
+    schemes["int4"] = Int4(scheme="int4")
     schemes["winograd"] = Uncalibrated(scheme="float32", winograd=True)
     schemes["int8"] = Integers(scheme="int8", calibration_images=4)
     schemes["int8_mixed"] = Mixed(scheme="int8_mixed", calibration_images=4)

@@ -11,7 +11,7 @@ from bitlite.bit import network
 from bitlite.bit.names import HEAD, POOL, ROOT, unit
 from bitlite.tflite import calibration, conversion, convolutions, scaling
 from bitlite.workflow.errors import InputError
-from bitlite.workflow.params import Integers, Mixed, Uncalibrated
+from bitlite.workflow.params import Int4, Integers, Mixed, Uncalibrated
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_ranges_are_those_of_the_keras_layers(bit, paths, float32):
     [
         (Uncalibrated(scheme="float16"), {"float16"}, 55), (Uncalibrated(scheme="dynamic"), {"int8"}, 25),
         (Integers(scheme="int8"), {"int8"}, 10), (Mixed(scheme="int8_mixed"), {"int8"}, 20),
-        (Integers(scheme="int16x8"), {"int8"}, 15), (Uncalibrated(scheme="int4"), {"int4", "int8"}, 0),
+        (Integers(scheme="int16x8"), {"int8"}, 15), (Int4(scheme="int4"), {"int4", "int8"}, 0),
     ],
     ids=lambda value: getattr(value, "scheme", ""),
 )  # fmt: skip

@@ -24,10 +24,11 @@ from bitlite.tflite import calibration, conversion, flatbuffer, mixed, quantizer
 from bitlite.tflite.convolutions import find
 from bitlite.tflite.graph import to_file
 from bitlite.tflite.lowering import lower
-from bitlite.workflow.params import Chosen, Integers, Mixed, Uncalibrated
+from bitlite.workflow.params import Chosen, Int4, Integers, Mixed, Uncalibrated
 
 SCHEMES = {
-    **{name: Uncalibrated(scheme=name) for name in ("float32", "float16", "dynamic", "int4")},
+    **{name: Uncalibrated(scheme=name) for name in ("float32", "float16", "dynamic")},
+    "int4": Int4(scheme="int4"),
     **{name: Integers(scheme=name) for name in ("int8", "int16x8")},
     "int8_mixed": Mixed(scheme="int8_mixed"),
     "mixed": Chosen(scheme="mixed"),
@@ -84,8 +85,8 @@ def made(entry, bit):
     return conversion.convert(bit, entry, photos(16, bit.architecture.image_size, seed=1), types=types_of(bit))
 
 
-def converted(scheme, bit):
-    return made(SCHEMES[scheme], bit)
+def converted(scheme, bit, **keys):
+    return made(SCHEMES[scheme].model_copy(update=keys), bit)
 
 
 @pytest.fixture(scope="module")
@@ -239,11 +240,12 @@ def rounded(kernel, largest):
         ("mixed", lambda bit, name: {"float32": None, "int8": 127, "int4": 7}[types_of(bit)[name[:-7]]], 0.25),
     ],
 )
-def test_files_with_int4_are_the_keras_model_with_kernels_of_fifteen_values(scheme, largest, bound, bit, files):
+def test_files_with_int4_are_the_keras_model_with_kernels_of_fifteen_values(scheme, largest, bound, bit, tmp_path):
     images = photos(48)
     kernels = {name: rounded(kernel, largest(bit, name)) for name, kernel in bit.kernels.items()}
     expected = network.build(bit.with_weights(bit.weights | kernels))(images.astype(np.float32)).numpy()
-    error = runtime.Classifier(files[scheme]).logits(images) - expected
+    (tmp_path / "model").write_bytes(converted(scheme, bit, rounding="nearest"))
+    error = runtime.Classifier(tmp_path / "model").logits(images) - expected
     assert np.sqrt(np.mean(error**2)) < bound * expected.std(axis=0).mean()
 
 
@@ -407,7 +409,7 @@ def test_kernels_are_of_the_schemes_type(bit, files):
 # Sparsity
 
 
-def test_sparsity_is_the_share_of_zeros_in_the_kernels(bit, files):
+def test_sparsity_is_the_share_of_zeros_in_the_kernels(bit, files, tmp_path):
     expected = np.mean(np.concatenate([kernel.ravel() == 0 for kernel in bit.kernels.values()]))
     assert expected == pytest.approx(0.1, abs=0.01)
     assert runtime.sparsity(files["float32"]) == pytest.approx(expected, abs=1e-12)
@@ -419,7 +421,8 @@ def test_sparsity_is_the_share_of_zeros_in_the_kernels(bit, files):
     steps = {name: np.abs(kernel) / np.abs(kernel).max(axis=(0, 1, 2)) for name, kernel in bit.kernels.items()}
     small = [step < 1 / (2 * in_int4(name)) if in_int4(name) else step == 0 for name, step in steps.items()]
     rounded = np.mean(np.concatenate([each.ravel() for each in small]))
-    assert runtime.sparsity(files["int4"]) == pytest.approx(rounded, abs=1e-4)
+    (tmp_path / "int4").write_bytes(converted("int4", bit, rounding="nearest"))
+    assert runtime.sparsity(tmp_path / "int4") == pytest.approx(rounded, abs=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (2, 2)])

@@ -48,6 +48,10 @@ class Pixels:
         list(self._threads.map(fill, np.array_split(np.flatnonzero(~cached), cores())))
         return pixels
 
+    def chosen(self, numbers: np.ndarray) -> "Pixels":
+        """The images of these numbers, decoded each time that they are gone through."""
+        return Pixels(len(numbers), self.shape[1:3], lambda place: self._image(numbers[place]), cache_mb=0)
+
     def _image(self, number: int) -> np.ndarray:
         if self._cached[number]:
             return self._cache[number]

@@ -13,9 +13,9 @@ import tensorflow as tf
 from bitlite.bit import network
 from bitlite.bit.names import FEATURES, PIXELS, ROOT
 from bitlite.bit.weights import ENDS, Bit
-from bitlite.tflite import conversion, convolutions
+from bitlite.tflite.mixed import dense_layers
 from bitlite.training.batches import Batch
-from bitlite.workflow.params import Quantize, Uncalibrated
+from bitlite.workflow.params import Quantize
 
 # Pixels lie half way between int8's steps of -1..1. In steps that are a little wider it is sure to which they round.
 PIXEL_RANGE = (-1.002, 1.002)
@@ -48,10 +48,8 @@ def _bits(bit: Bit, entry: Quantize) -> dict[str, int]:
 
     Kernels of 8 are free of error in all schemes, those too that leave them float32.
     """
-    if entry.weights == 8:
-        return dict.fromkeys(bit.paths, 8)
-    found = convolutions.find(conversion.convert(bit, Uncalibrated(scheme="int4")), bit.paths)
-    return {path: 4 if layer.type == "int4" else 8 for path, layer in found.items()}
+    int4 = dense_layers(bit) if entry.weights == 4 else ()
+    return {path: 4 if path in int4 else 8 for path in bit.paths}
 
 
 def _rounded(bit: Bit, bits: dict[str, int]) -> Bit:

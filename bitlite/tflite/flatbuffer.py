@@ -36,7 +36,12 @@ def compact(content: bytes, notes: Mapping[str, bytes] | None = None) -> bytes:
             # cost the other operand of a sum its precision.
             quantization.scale = np.where(quantization.scale == 0, np.float32(2**-30), quantization.scale)
     _drop_idle_relus(model)
-    return packed(model, _SharingBuilder(len(content)))
+    return rewritten(model, len(content))
+
+
+def rewritten(model: schema.ModelT, size: int) -> bytes:
+    """The file of a model, of some `size` in bytes, with equal vectors written once."""
+    return packed(model, _SharingBuilder(size))
 
 
 def _drop_idle_relus(model: schema.ModelT) -> None:

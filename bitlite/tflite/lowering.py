@@ -21,6 +21,8 @@ LOGITS, PROBABILITIES = "logits", "probabilities"
 WEIGHTS = ("/kernel", "/gamma", "/beta")
 # The convolution in a norm, whose kernel is no weight.
 VARIANCES = "variances"
+# Of a norm: x * gamma / deviation, and what is added to that before the ReLU.
+SCALED, SHIFT = "scaled", "shift"
 
 
 def lower(bit: Bit, rewrites: Sequence[Rewrite] = ()) -> Graph:
@@ -289,9 +291,9 @@ def _group_norm(graph: Graph, operator: Operator, scaled_gamma: Callable) -> Ten
         "SUB", f"{path}/variance", [square, mean_square], mean.shape, fusedActivationFunction=RELU
     )
     scale = scaled_gamma(graph, path, variance, gamma.data.reshape(grouped), operator.options["power"])
-    y = graph.multiply(f"{path}/scaled", x, spread("scale", scale))
+    y = graph.multiply(f"{path}/{SCALED}", x, spread("scale", scale))
     offset = constant(beta.name, beta.data.reshape(grouped))
-    shift = graph.subtract(f"{path}/shift", offset, graph.multiply(f"{path}/mean_scale", scale, mean))
+    shift = graph.subtract(f"{path}/{SHIFT}", offset, graph.multiply(f"{path}/mean_scale", scale, mean))
     return graph.add(f"{path}/shifted", y, spread("shift", shift))
 
 

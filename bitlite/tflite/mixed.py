@@ -76,7 +76,7 @@ def choose(source: Source, pixels: np.ndarray, labels: np.ndarray) -> tuple[Type
         accuracies: dict[int, float] = {}
 
         def enough(count: int) -> bool:
-            content = conversion.file(source, _types(steps[:count]))
+            content = conversion.file(source, _types(steps[:count]), trial=True)
             files[count] = _written(content, Path(scratch), f"step{count}")
             accuracies[count] = scores.accuracy(runtime.logits(files[count], pixels), labels)
             return scores.within(accuracies[count], accuracies[0], entry.max_accuracy_drop)
@@ -141,11 +141,11 @@ def _alone(source: Source, pixels: np.ndarray, scratch: Path) -> tuple[float, li
             found = np.log(np.maximum(found, np.finfo(np.float32).tiny))
         return found - found.mean(axis=1, keepdims=True)
 
-    float32 = conversion.file(source)
+    float32 = conversion.file(source, trial=True)
     expected = logits(float32)
     measured = []
     for layer, type in tqdm(_pairs(source.bit.paths, dense_layers(source.bit)), "try types", leave=False, disable=None):
-        content = conversion.file(source, {layer: type})
+        content = conversion.file(source, {layer: type}, trial=True)
         error = float(np.mean((logits(content) - expected) ** 2))
         measured.append(Alone(layer, type, error, len(float32) - len(content)))
     return float(np.mean(expected**2)), measured

@@ -11,7 +11,7 @@ import numpy as np
 from litert_quantizer.qtyping import TFLOperationName
 from litert_quantizer.quantizer import Quantizer
 
-from bitlite.bit.names import POOL, ROOT
+from bitlite.bit.names import ROOT
 from bitlite.tflite import convolutions
 from bitlite.tflite.calibration import Ranges, quiet
 from bitlite.tflite.flatbuffer import compact, with_ranges
@@ -28,18 +28,13 @@ BIASES = {"int8": "int32", "int16": "int64"}
 def dynamic(float32: bytes) -> bytes:
     """`float32` with large kernels of int8, and of int4 in dense layers; activations are quantized as they come.
 
-    Each output channel has a scale, by its largest weight: of 4,000 test images of CIFAR-10, int4 bit-tiny then answers
-    0.968 as float32 does, with an error 21.8 dB below the logits. litert-quantizer's other ways for dense layers:
-    GPTQ 0.969 and 23.4 dB, in 260 s for 256 images; OCTAV 0.971 and 20.5; OSCAR 0.969 and 20.0; a scale for each 32
-    weights 0.968 and 23.3, for 2 % more bytes; Hadamard's rotation, decomposed, 0.977 and 24.7, for twice the bytes;
-    MSE 0.946 and 10.8.
+    Each output channel has a scale, by its largest weight.
     """
     large = convolutions.outputs(float32, SMALL)
     if not large:
         return float32
     quantizer = Quantizer(float32)
-    for name, type in large.items():
-        quantizer.add_dynamic_config(_just(name), TFLOperationName(type), num_bits=BITS[type])
+    _add_dynamic(quantizer, large)
     return _quantized(quantizer)
 
 
@@ -47,17 +42,21 @@ def by_layer(float32: bytes, types: Mapping[str, str], ranges: Ranges) -> bytes:
     """`float32` with its convolutions, by path, of the types float32, int8 and int4; those not named stay float32.
 
     int8 takes the `ranges` of inputs and outputs. In int8 too is what brings values to their places before such a
-    convolution, as padding does, and behind the root. int4 must be a dense layer, of weights alone as in `dynamic`.
+    convolution, as padding does. An int8 root is as in `dynamic`: images differ much in contrast, which no norm has
+    taken out of its output yet, and steps for all would be coarse for most. int4 must be a dense layer, as in `dynamic`
+    too.
     """
     int8, int4 = ([path for path, each in types.items() if each == type] for type in ("int8", "int4"))
-    if not int8 and not int4:
+    static = convolutions.operators(float32, [path for path in int8 if path != ROOT])
+    large = convolutions.outputs(float32, SMALL)
+    dynamic = convolutions.operators(float32, [*({ROOT} & set(int8)), *int4])
+    dynamic = {name: type for name, type in dynamic.items() if name in large}
+    if not static and not dynamic:
         return float32
     quantizer = Quantizer(float32)
-    for name, type in convolutions.operators(float32, [*int8, POOL] if ROOT in int8 else int8).items():
+    for name, type in static.items():
         quantizer.add_static_config(_just(name), TFLOperationName(type), activation_num_bits=8, weight_num_bits=8)
-    for name, type in convolutions.operators(float32, int4).items():
-        if type == "FULLY_CONNECTED":
-            quantizer.add_dynamic_config(_just(name), TFLOperationName(type), num_bits=BITS[type])
+    _add_dynamic(quantizer, dynamic)
     return _quantized(quantizer, ranges)
 
 
@@ -78,6 +77,12 @@ def integers(float32: bytes, ranges: Ranges, *, activations: str, pixels: str) -
         False,  # scales for each channel of convolutions
         False,  # and of dense layers
     )
+
+
+def _add_dynamic(quantizer: Quantizer, operators: Mapping[str, str]) -> None:
+    """operators: types of convolutions by the names of their outputs."""
+    for name, type in operators.items():
+        quantizer.add_dynamic_config(_just(name), TFLOperationName(type), num_bits=BITS[type])
 
 
 def _just(name: str) -> str:

@@ -4,9 +4,11 @@ Every file is made of the float32 file of the lowered network. Weights are quant
 each output channel, so zeros stay zeros.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+
+import numpy as np
 
 from bitlite.bit.weights import Bit
 from bitlite.tflite import calibration, quantizer
@@ -23,7 +25,8 @@ class Source:
 
     scheme: the row of SCHEMES. entry: the entry of params.yaml.
     graph, float32: the lowered network, and its file.
-    ranges: the least and largest value of every tensor, for schemes that are calibrated.
+    images: to calibrate with, each uint8 [height, width, 3]. ranges: the least and largest value of every tensor, for
+    schemes of fixed ranges.
     """
 
     bit: Bit
@@ -31,6 +34,7 @@ class Source:
     entry: Quantization
     graph: Graph
     float32: bytes
+    images: Iterable[np.ndarray] = ()
     ranges: calibration.Ranges | None = None
 
 
@@ -124,7 +128,7 @@ SCHEMES = {
     "int8":       Scheme(_integers,   "int8",    "int8",     "uint8",   True,  "LiteRT's own",     "training images"),
     "int8_mixed": Scheme(_int8_mixed, "int8",    "int8",     "float32", True,  "litert-quantizer", "training images"),
     "int16x8":    Scheme(_integers,   "int8",    "int16",    "float32", False, "LiteRT's own",     "training images"),
-    "int4":       Scheme(_dynamic,    "int4",    "int8",     "float32", True,  "litert-quantizer", "nothing"),
+    "int4":       Scheme(_dynamic,    "int4",    "int8",     "float32", True,  "litert-quantizer", "training images"),
     "mixed":      Scheme(_mixed,      "chosen",  "chosen",   "float32", True,  "litert-quantizer",
                          "training and validation images"),
 }

@@ -266,31 +266,39 @@ class Output(Section):
 class Uncalibrated(Output):
     """A scheme that needs no training images: activations are float32, or quantized as they come."""
 
-    scheme: Literal["float32", "float16", "dynamic", "int4"]
+    scheme: Literal["float32", "float16", "dynamic"]
     winograd: bool = False
-
-    @model_validator(mode="after")
-    def _takes_winograd(self):
-        if self.winograd and self.scheme == "int4":
-            raise ValueError("int4 has no winograd; float32, float16 and dynamic have")
-        return self
 
 
 class Calibrated(Output):
-    """A scheme that learns the ranges of activations from training images."""
+    """A scheme that learns from training images how to round weights, or the ranges of activations."""
 
     calibration_images: Positive = 256
     calibration_seed: Seed = 0
     calibration_balanced: bool = True
+    rounding: Literal["nearest", "compensated"] = "nearest"
 
 
-class Integers(Calibrated):
+class Int4(Calibrated):
+    """Weights of int4 where that is no slower, activations quantized as they come."""
+
+    scheme: Literal["int4"]
+    rounding: Literal["nearest", "compensated"] = "compensated"
+
+
+class Static(Calibrated):
+    """A scheme with fixed ranges of activations."""
+
+    ranges: Literal["min_max", "mse"] = "mse"
+
+
+class Integers(Static):
     """Integers throughout: int8 weights, activations of int8 or int16."""
 
     scheme: Literal["int8", "int16x8"]
 
 
-class Mixed(Calibrated):
+class Mixed(Static):
     """int8 in convolutions but those that `keep_float` names, float32 elsewhere."""
 
     scheme: Literal["int8_mixed"]
@@ -304,7 +312,7 @@ class Mixed(Calibrated):
         return data
 
 
-class Chosen(Calibrated):
+class Chosen(Static):
     """Each convolution of the type that its harm to accuracy allows, float32 elsewhere."""
 
     scheme: Literal["mixed"]
@@ -371,7 +379,7 @@ class Compare(Section):
 Pruning = Annotated[
     NoPruning | Magnitude | NM | Channels | Units | NormFree | Quantize | Combine, Field(discriminator="method")
 ]
-Quantization = Annotated[Uncalibrated | Integers | Mixed | Chosen, Field(discriminator="scheme")]
+Quantization = Annotated[Uncalibrated | Int4 | Integers | Mixed | Chosen, Field(discriminator="scheme")]
 
 
 class Params(Section):
