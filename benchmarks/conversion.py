@@ -2,6 +2,7 @@
 
     python -m benchmarks.conversion r50x1 [THREADS ...]      default: on 1 thread, then on 2
     python -m benchmarks.conversion schemes [THREADS ...]    default: on 1 thread
+    python -m benchmarks.conversion harm
     python -m benchmarks.conversion winograd [THREADS ...]   default: on 1 thread
     python -m benchmarks.conversion dense [THREADS ...]      default: on 1 thread
 
@@ -12,6 +13,8 @@ r50x1: files of the same random weights at 224 px, run in turns on one image at 
     floor   ours with the statistics of every GroupNorm frozen, so that a norm is what BatchNorm is on a device: nothing
     and ours with `winograd: true`, against the same
 schemes: the fine-tuned model of this checkout in every scheme: accuracy on test, agreement with float32, size, latency.
+harm: the fine-tuned model of this checkout by each way to choose ranges and to round: seconds to convert, accuracy on
+    test, agreement with float32, and the mean divergence (Kullback-Leibler, in nats) of the probabilities.
 winograd: single 3x3 convolutions in float32: how many times as fast they are by Winograd's algorithm.
 dense: single 3x3 convolutions: how many times as fast as by int8 they are as dense layers by int4.
 
@@ -34,6 +37,7 @@ from pydantic import TypeAdapter
 from bitlite.bit.shapes import published
 from bitlite.bit.weights import Bit, untrained
 from bitlite.images import dataset
+from bitlite.images.pixels import Pixels
 from bitlite.litert import runtime
 from bitlite.profiling.machine import cpu
 from bitlite.tflite import calibration, conversion, quantizer, schemes
@@ -60,6 +64,7 @@ def main(what: str, *threads: str) -> None:
     measure, default = {
         "r50x1": (speeds, (1, 2)),
         "schemes": (by_scheme, (1,)),
+        "harm": (by_means, ()),
         "winograd": (partial(convolutions, by_winograd, bytes), (1,)),
         "dense": (partial(convolutions, by_dense, quantizer.dynamic), (1,)),
     }[what]
@@ -102,16 +107,8 @@ def speeds(scratch: Path, threads: Sequence[int]) -> None:
 
 def by_scheme(scratch: Path, threads: Sequence[int]) -> None:
     """Print what each scheme makes of the fine-tuned model of this checkout."""
-    bit = Bit.load(FINETUNED)
-    size = bit.architecture.image_size
-    train, train_labels = dataset.read("train", size)
-    test, labels = dataset.read("test", size)
-    files = {}
-    for name, each in entries().items():
-        images = None
-        if isinstance(each, Calibrated):
-            images = train[calibration.drawn(train_labels, each)]
-        files[name] = conversion.convert(bit, each, images)
+    bit, train, (test, labels) = fine_tuned()
+    files = {name: conversion.convert(bit, each, drawn(each, *train)) for name, each in entries().items()}
     paths = written(files, scratch)
     print(" " * 18 + "".join(f"{column:>12}" for column in ("images", "accuracy", "agreement", "bytes")))
     for name, path in paths.items():
@@ -127,6 +124,49 @@ def by_scheme(scratch: Path, threads: Sequence[int]) -> None:
         head(count, "ms", "to dynamic")
         for name in files:
             print(f"{name:18}{least(times[name])}{ratio(times[name], times['dynamic'])}", flush=True)
+
+
+def by_means(scratch: Path, threads: Sequence[int]) -> None:
+    """Print what the fine-tuned model of this checkout loses by each scheme of integers, by each way to quantize."""
+    bit, train, (test, labels) = fine_tuned()
+    roundings = [{"rounding": each} for each in ("nearest", "compensated")]
+    both = [{"ranges": each} | rounding for each in ("min_max", "mse") for rounding in roundings]
+    means = {"float32": [{}], "dynamic": [{}], "int4": roundings, "int8": both, "int8_mixed": both}
+    print(" " * 32 + "".join(f"{column:>12}" for column in ("seconds", "accuracy", "agreement", "divergence")))
+    for scheme, choices in means.items():
+        for choice in choices:
+            each = entry(scheme, **choice)
+            images, start = drawn(each, *train), time.perf_counter()
+            content = conversion.convert(bit, each, images)
+            taken = time.perf_counter() - start
+            (path,) = written({scheme: content}, scratch).values()
+            logits = runtime.logits(path, test)
+            if scheme == "float32":
+                expected = logits
+            agreement = np.mean(logits.argmax(1) == expected.argmax(1))
+            print(
+                f"{' '.join((scheme, *choice.values())):32}{taken:12.1f}{scores.accuracy(logits, labels):12.4f}"
+                f"{agreement:12.4f}{divergence(expected, logits):12.5f}",
+                flush=True,
+            )
+
+
+def divergence(expected: np.ndarray, logits: np.ndarray) -> float:
+    """Mean Kullback-Leibler divergence in nats of the probabilities of logits [images, classes] from the expected."""
+    right, given = (each - np.log(np.exp(each).sum(axis=1, keepdims=True)) for each in (expected, logits))
+    return float(np.mean(np.sum(np.exp(right) * (right - given), axis=1)))
+
+
+def fine_tuned() -> tuple[Bit, tuple[Pixels, np.ndarray], tuple[Pixels, np.ndarray]]:
+    """The fine-tuned model of this checkout, and the images and labels of train and of test."""
+    bit = Bit.load(FINETUNED)
+    size = bit.architecture.image_size
+    return bit, dataset.read("train", size), dataset.read("test", size)
+
+
+def drawn(entry: Quantization, train: Pixels, labels: np.ndarray) -> np.ndarray | None:
+    """The images that calibrate an entry, if any do."""
+    return train[calibration.drawn(labels, entry)] if isinstance(entry, Calibrated) else None
 
 
 def convolutions(rewrite: Rewrite, make: Callable[[bytes], bytes], scratch: Path, threads: Sequence[int]) -> None:
@@ -175,7 +215,7 @@ def entries() -> dict[str, Quantization]:
     return plain | {name: entry(scheme, winograd=True) for name, scheme in WINOGRAD.items()}
 
 
-def entry(scheme: str, **more: bool) -> Quantization:
+def entry(scheme: str, **more: bool | str) -> Quantization:
     """The entry of params.yaml that names a scheme and, beside `more`, nothing else."""
     return TypeAdapter(Quantization).validate_python({"scheme": scheme, **more})
 
