@@ -2,6 +2,7 @@
 
     python -m benchmarks.conversion r50x1 [THREADS ...]      default: on 1 thread, then on 2
     python -m benchmarks.conversion schemes [THREADS ...]    default: on 1 thread
+    python -m benchmarks.conversion harm
     python -m benchmarks.conversion winograd [THREADS ...]   default: on 1 thread
     python -m benchmarks.conversion dense [THREADS ...]      default: on 1 thread
     python -m benchmarks.conversion mixed [DROP ...]         default: 0.005 and 0.01
@@ -13,6 +14,8 @@ r50x1: files of the same random weights at 224 px, run in turns on one image at 
     floor   ours with the statistics of every GroupNorm frozen, so that a norm is what BatchNorm is on a device: nothing
     and ours with `winograd: true`, against the same
 schemes: the fine-tuned model of this checkout in every scheme: accuracy on test, agreement with float32, size, latency.
+harm: the fine-tuned model of this checkout by each way to choose ranges and to round: seconds to convert, accuracy on
+    test, agreement with float32, and the mean divergence (Kullback-Leibler, in nats) of the probabilities.
 winograd: single 3x3 convolutions in float32: how many times as fast they are by Winograd's algorithm.
 dense: single 3x3 convolutions: how many times as fast as by int8 they are as dense layers by int4.
 mixed: the fine-tuned model of this checkout by scheme mixed at these drops of accuracy on validation, for size and for
@@ -38,6 +41,7 @@ from pydantic import TypeAdapter
 from bitlite.bit.shapes import published
 from bitlite.bit.weights import Bit, untrained
 from bitlite.images import dataset
+from bitlite.images.pixels import Pixels
 from bitlite.litert import runtime
 from bitlite.profiling.machine import cpu
 from bitlite.tflite import calibration, conversion, mixed, quantizer, schemes
@@ -66,6 +70,7 @@ def main(what: str, *numbers: str) -> None:
     measure, default = {
         "r50x1": (speeds, (1, 2)),
         "schemes": (by_scheme, (1,)),
+        "harm": (by_means, ()),
         "winograd": (partial(convolutions, by_winograd, bytes), (1,)),
         "dense": (partial(convolutions, by_dense, quantizer.dynamic), (1,)),
         "mixed": (chosen, (0.005, 0.01)),
@@ -109,40 +114,31 @@ def speeds(scratch: Path, threads: Sequence[int]) -> None:
 
 def by_scheme(scratch: Path, threads: Sequence[int]) -> None:
     """Print what each scheme makes of the fine-tuned model of this checkout."""
-    bit = Bit.load(FINETUNED)
-    images = calibrating(bit)
-    files = {name: conversion.convert(bit, each, images) for name, each in entries().items()}
-    scored(files, bit, scratch, threads)
+    bit, train, test = fine_tuned()
+    files = {name: conversion.convert(bit, each, drawn(each, *train)) for name, each in entries().items()}
+    scored(files, *test, scratch, threads)
 
 
 def chosen(scratch: Path, drops: Sequence[float]) -> None:
     """Print what scheme mixed makes of it for each objective at each of `drops`, and some schemes beside it."""
-    bit = Bit.load(FINETUNED)
-    images, validation = calibrating(bit), dataset.read("validation", bit.architecture.image_size)
-    files = {
-        name: conversion.convert(bit, entry(name), images) for name in ("float32", "dynamic", "int8_mixed", "int4")
-    }
+    bit, train, test = fine_tuned()
+    validation = dataset.read("validation", bit.architecture.image_size)
+    others = {name: entry(name) for name in ("float32", "dynamic", "int8_mixed", "int4")}
+    files = {name: conversion.convert(bit, each, drawn(each, *train)) for name, each in others.items()}
     for objective in ("size", "latency"):
         for drop in drops:
             start, each = time.perf_counter(), entry("mixed", objective=objective, max_accuracy_drop=drop)
-            source = conversion.source(bit, each, images)
+            source = conversion.source(bit, each, drawn(each, *train))
             types, _ = mixed.choose(source, *validation)
             files[f"{objective}, {drop:g}"] = conversion.file(source, types)
             counts = Counter({"float32": len(bit.paths) - len(types)}) + Counter(types.values())
             kinds = ", ".join(f"{number} {type}" for type, number in counts.items())
             print(f"{objective}, {drop:g}: {kinds}, chosen in {time.perf_counter() - start:.0f} s", flush=True)
-    scored(files, bit, scratch, (1,))
+    scored(files, *test, scratch, (1,))
 
 
-def calibrating(bit: Bit) -> np.ndarray:
-    """The training images that entries calibrate with if they do not say otherwise."""
-    train, labels = dataset.read("train", bit.architecture.image_size)
-    return train[calibration.drawn(labels, entry("int8"))]
-
-
-def scored(files: dict[str, bytes], bit: Bit, scratch: Path, threads: Sequence[int]) -> None:
-    """Print what files of `bit`, of which float32 is the first, get right on test, how large they are and how fast."""
-    test, labels = dataset.read("test", bit.architecture.image_size)
+def scored(files: dict[str, bytes], test: Pixels, labels: np.ndarray, scratch: Path, threads: Sequence[int]) -> None:
+    """Print what files, of which float32 is the first, get right on `test`, how large they are and how fast."""
     paths = written(files, scratch)
     print(" " * 18 + "".join(f"{column:>12}" for column in ("images", "accuracy", "agreement", "bytes")))
     for name, path in paths.items():
@@ -158,6 +154,49 @@ def scored(files: dict[str, bytes], bit: Bit, scratch: Path, threads: Sequence[i
         head(count, "ms", "to dynamic")
         for name in files:
             print(f"{name:18}{least(times[name])}{ratio(times[name], times['dynamic'])}", flush=True)
+
+
+def by_means(scratch: Path, threads: Sequence[int]) -> None:
+    """Print what the fine-tuned model of this checkout loses by each scheme of integers, by each way to quantize."""
+    bit, train, (test, labels) = fine_tuned()
+    roundings = [{"rounding": each} for each in ("nearest", "compensated")]
+    both = [{"ranges": each} | rounding for each in ("min_max", "mse") for rounding in roundings]
+    means = {"float32": [{}], "dynamic": [{}], "int4": roundings, "int8": both, "int8_mixed": both}
+    print(" " * 32 + "".join(f"{column:>12}" for column in ("seconds", "accuracy", "agreement", "divergence")))
+    for scheme, choices in means.items():
+        for choice in choices:
+            each = entry(scheme, **choice)
+            images, start = drawn(each, *train), time.perf_counter()
+            content = conversion.convert(bit, each, images)
+            taken = time.perf_counter() - start
+            (path,) = written({scheme: content}, scratch).values()
+            logits = runtime.logits(path, test)
+            if scheme == "float32":
+                expected = logits
+            agreement = np.mean(logits.argmax(1) == expected.argmax(1))
+            print(
+                f"{' '.join((scheme, *choice.values())):32}{taken:12.1f}{scores.accuracy(logits, labels):12.4f}"
+                f"{agreement:12.4f}{divergence(expected, logits):12.5f}",
+                flush=True,
+            )
+
+
+def divergence(expected: np.ndarray, logits: np.ndarray) -> float:
+    """Mean Kullback-Leibler divergence in nats of the probabilities of logits [images, classes] from the expected."""
+    right, given = (each - np.log(np.exp(each).sum(axis=1, keepdims=True)) for each in (expected, logits))
+    return float(np.mean(np.sum(np.exp(right) * (right - given), axis=1)))
+
+
+def fine_tuned() -> tuple[Bit, tuple[Pixels, np.ndarray], tuple[Pixels, np.ndarray]]:
+    """The fine-tuned model of this checkout, and the images and labels of train and of test."""
+    bit = Bit.load(FINETUNED)
+    size = bit.architecture.image_size
+    return bit, dataset.read("train", size), dataset.read("test", size)
+
+
+def drawn(entry: Quantization, train: Pixels, labels: np.ndarray) -> np.ndarray | None:
+    """The images that calibrate an entry, if any do."""
+    return train[calibration.drawn(labels, entry)] if isinstance(entry, Calibrated) else None
 
 
 def convolutions(rewrite: Rewrite, make: Callable[[bytes], bytes], scratch: Path, threads: Sequence[int]) -> None:

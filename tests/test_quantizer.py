@@ -50,11 +50,21 @@ def float_kernels(content, bit):
 # keep_float
 
 
-def test_without_keep_float_every_convolution_is_int8(bit, float32, paths):
+def test_without_keep_float_every_convolution_but_a_small_root_is_int8(bit, float32, paths):
     assert float_kernels(float32, bit) == set(paths)
     content = made(bit)
-    assert float_kernels(content, bit) == set()
-    assert {layer.type for layer in convolutions.find(content, paths).values()} == {"int8"}
+    assert float_kernels(content, bit) == {ROOT}  # of 432 weights
+    types = {path: layer.type for path, layer in convolutions.find(content, paths).items()}
+    assert types == {path: "float32" if path == ROOT else "int8" for path in paths}
+
+
+def test_a_large_root_is_int8_whose_output_has_no_steps():
+    bit = bit_of(filters=16, units=(1, 1), root=7, pool=True)
+    content = made(bit)
+    root = convolutions.find(content, [ROOT])[ROOT]
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    output = flatbuffer_utils.type_to_name(model.subgraphs[0].tensors[root.output.number].type)
+    assert (root.type, output) == ("int8", "FLOAT32")
 
 
 @pytest.mark.parametrize(
@@ -69,9 +79,10 @@ def test_without_keep_float_every_convolution_is_int8(bit, float32, paths):
 )
 def test_just_what_keep_float_names_stays_float(patterns, kept, bit, float32, paths):
     content = made(bit, keep_float=patterns)
-    assert float_kernels(content, bit) == set(filter(kept, paths))
+    expected = {*filter(kept, paths), ROOT}
+    assert float_kernels(content, bit) == expected
     types = {path: layer.type for path, layer in convolutions.find(content, paths).items()}
-    assert types == {path: "float32" if kept(path) else "int8" for path in paths}
+    assert types == {path: "float32" if path in expected else "int8" for path in paths}
 
 
 def movers(content):
@@ -91,7 +102,7 @@ def movers(content):
 def test_values_are_moved_in_the_type_of_the_convolution(patterns):
     bit = bit_of(filters=16, units=(1, 1), root=7, pool=True)
     found = movers(conversion.convert(bit, Mixed(scheme="int8_mixed", keep_float=patterns), photos(16, seed=1)))
-    kept = [path for path in (ROOT, POOL, unit(2, 1).projection) if patterns]
+    kept = [ROOT, POOL, *([unit(2, 1).projection] if patterns else [])]
     # The root's two slices, packing and padding, the pool and its padding, and a slice and a padding of block 2.
     assert len(found) == 8
     assert found == {name: "float32" if name.startswith(tuple(f"bit/{p}/" for p in kept)) else "int8" for name in found}
