@@ -50,7 +50,7 @@ from bitlite.tflite.graph import Graph, Rewrite, Tensor, constant, rewritten, to
 from bitlite.tflite.lowering import convolution
 from bitlite.tflite.winograd import by_winograd
 from bitlite.workflow import scores
-from bitlite.workflow.params import Quantization
+from bitlite.workflow.params import Calibrated, Quantization
 from bitlite.workflow.paths import FINETUNED
 
 SIZE = (224, 224)
