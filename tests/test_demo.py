@@ -456,7 +456,7 @@ def test_a_port_in_use_is_told_in_a_line(models):
 
 
 def test_a_file_that_is_none_is_told_in_a_line(tmp_path):
-    said = f"{tmp_path}/no: No such file or directory; `dvc repro` makes the released file, --model names one\n"
+    said = f"{tmp_path}/no: No such file or directory\n"
     assert failure("--model", str(tmp_path / "no")) == said
     (tmp_path / "\x1b[2Jtext").write_text("no model")
     assert failure("--model", str(tmp_path / "\x1b[2Jtext")) == f"{tmp_path}/\\x1b[2Jtext is no .tflite file\n"
@@ -464,9 +464,9 @@ def test_a_file_that_is_none_is_told_in_a_line(tmp_path):
 
 def test_a_host_or_a_port_that_is_none_is_told(models):
     assert re.match(
-        r"--host 'no such' is no address: .*\n$", failure("--model", str(models["float32"]), "--host", "no such")
+        r"--host no such is no address: .*\n$", failure("--model", str(models["float32"]), "--host", "no such")
     )
-    assert failure("--port", "70000").endswith("argument --port: '70000' is none: 0 to 65535\n")
+    assert failure("--port", "70000").endswith("argument --port: 70000 is no whole number from 0 to 65535\n")
 
 
 def test_docs_name_the_version_of_the_lock_file():
