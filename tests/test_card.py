@@ -45,11 +45,14 @@ def files(tmp_path_factory):
     return {name: directory / name for name in ENTRIES}
 
 
+def card(file: Path) -> str:
+    recipe = {"dataset": {"background": BACKGROUND}}
+    return release.card(comparison(variant("dense-float32")), ORIGIN, recipe, file, 16)
+
+
 def code(file: Path, language: str) -> str:
     """What the card of a file has in a language."""
-    recipe = {"dataset": {"background": BACKGROUND}}
-    card = release.card(comparison(variant("dense-float32")), ORIGIN, recipe, file, 16)
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", card, re.DOTALL | re.MULTILINE)
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```", card(file), re.DOTALL | re.MULTILINE)
     return found
 
 
@@ -166,3 +169,10 @@ def test_in_a_web_page_a_large_photo_is_stood_upright_and_shrunk(files, chromium
     found = said(files["float32"], photo, tmp_path)
     assert found == pytest.approx(expected, abs=0.05)
     assert max(abs(lying[label] - expected[label]) for label in LABELS) > 0.1
+
+
+def test_the_card_names_what_shrinks_as_python_does(files):
+    # That it does so is tested in test_demo, and that the page in docs runs in test_browser.
+    script, document = re.findall(r"`((?:ship|docs)/\S+)`", card(files["float32"]))
+    assert "export function resized(" in Path(script).read_text()
+    assert "./classify.js" in browser.documented("html") and Path(document) == browser.DOCUMENT
