@@ -9,16 +9,12 @@ chromium and npm (apt-get install); npm fetches LiteRT.js and MEDIAPIPE once.
 
 import functools
 import json
-import os
-import queue
 import re
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks import devtools
 from bitlite.images import dataset
 from bitlite.litert import runtime
 from bitlite.litert.signature import signature
@@ -40,26 +37,20 @@ RUNTIMES = {"LiteRT.js": ("wasm", "webgpu"), "MediaPipe": ("wasm", "webgl")}
 DOCUMENT = Path("docs/browser.md")
 # What npm fetches beside LiteRT.js, and where to.
 MEDIAPIPE, FOLDER = "@mediapipe/tasks-vision@1.1.0", Path(".browser")
-CHROMIUM = (
-    "chromium", "--headless", "--no-sandbox", "--no-first-run", "--disable-quic", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--enable-unsafe-webgpu",
-    "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan", "--use-vulkan=swiftshader",
-    "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-)  # fmt: skip
-# Seconds until a page must have answered.
-PATIENCE = 120
+# What a page finds out, by the script that runs the file, on an accelerator, of so many images.
 TASK = """
-const { script, accelerator, images } = await (await fetch("task.json")).json();
-const { load } = await import(script);
-const { classify } = await load("model.tflite", { accelerator });
-const scores = [], milliseconds = [];
-for (let number = 0; number < images; number++) {
-  const image = await createImageBitmap(await (await fetch(`${number}.png`)).blob());
-  const start = performance.now();
-  scores.push([...(await classify(image))]);
-  milliseconds.push(performance.now() - start);
+async (script, accelerator, images) => {
+  const { load } = await import(script);
+  const { classify } = await load("model.tflite", { accelerator });
+  const scores = [], milliseconds = [];
+  for (let number = 0; number < images; number++) {
+    const image = await createImageBitmap(await (await fetch(`${number}.png`)).blob());
+    const start = performance.now();
+    scores.push([...(await classify(image))]);
+    milliseconds.push(performance.now() - start);
+  }
+  return { scores, milliseconds };
 }
-answer({ scores, milliseconds });
 """
 # As classify.js, by MediaPipe, whose scores are floats for every file, the largest first.
 BY_MEDIAPIPE = """
@@ -76,15 +67,6 @@ export async function load(url, { accelerator }) {
   };
   return { classify };
 }
-"""
-# `answer` sends the value that a page comes to, as JSON; what goes wrong is sent in its place.
-ANSWER = """
-<script>
-  const answer = (value) => fetch("answer", { method: "POST", body: JSON.stringify(value) });
-  const wrong = (error) => answer({ error: `${error}` });
-  addEventListener("error", (event) => wrong(event.message));
-  addEventListener("unhandledrejection", (event) => wrong(event.reason));
-</script>
 """
 
 
@@ -109,12 +91,12 @@ def answers(path: Path, images: np.ndarray, accelerator: str, by: str = "LiteRT.
             Image.fromarray(image).save(site / f"{number}.png")
         (site / "mediapipe.js").write_text(BY_MEDIAPIPE)
         script = {"LiteRT.js": "./classify.js", "MediaPipe": "./mediapipe.js"}[by]
-        task = {"script": script, "accelerator": accelerator, "images": len(images)}
-        (site / "task.json").write_text(json.dumps(task))
         (importmap,) = re.findall(r'<script type="importmap">.*?</script>', documented("html"), re.DOTALL)
-        found = visit(site, f'{importmap}<script type="module">{TASK}</script>')
-    if "error" in found:
-        raise InputError(f"{by} has no answer for {path} by {accelerator}: {one_line(found['error'])}")
+        with opened(site, importmap) as page:
+            try:
+                found = page.value(f"({TASK})({json.dumps(script)}, {json.dumps(accelerator)}, {len(images)})")
+            except RuntimeError as error:
+                raise InputError(f"{by} has no answer for {path} by {accelerator}: {one_line(error)}") from error
     scores, (_, output) = np.array(found["scores"], np.float32), signature(path)
     if by == "LiteRT.js":
         scores = output.real(scores)
@@ -127,8 +109,9 @@ def documented(language: str) -> str:
     return code
 
 
-def visit(site: Path, page: str) -> Mapping:
-    """What `page`, HTML, hands to its function `answer`, in Chromium, beside the files of the folder `site`.
+@contextmanager
+def opened(site: Path, html: str) -> Iterator[devtools.Page]:
+    """The page of this HTML in Chromium, beside the files of the folder `site`.
 
     classify.js of ship.demo, LiteRT.js and MediaPipe are there too.
     """
@@ -136,24 +119,15 @@ def visit(site: Path, page: str) -> Mapping:
     for packages in installed():
         (site / "node_modules" / packages.name).symlink_to(packages.resolve())
     shutil.copyfile(server.FOLDER / "classify.js", site / "classify.js")
-    (site / "index.html").write_text(f"<!doctype html>{ANSWER}{page}")
-    with served(site) as (address, posted), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        browser = subprocess.Popen(
-            [*CHROMIUM, f"--user-data-dir={profile}", address], stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        try:
-            return posted.get(timeout=PATIENCE)
-        except queue.Empty:
-            return {"error": f"nothing after {PATIENCE} s"}
-        finally:
-            os.killpg(browser.pid, signal.SIGKILL)
-            browser.wait()
+    (site / "index.html").write_text(f"<!doctype html>{html}")
+    with served(site) as address, devtools.chromium() as page:
+        page.open(address)
+        yield page
 
 
 def installed() -> tuple[Path, Path]:
     """The folders of LiteRT.js and of MediaPipe. Raises InputError that says what is to be installed."""
-    if not shutil.which(CHROMIUM[0]):
-        raise InputError(f"{CHROMIUM[0]} is missing: apt-get install {CHROMIUM[0]}")
+    devtools.check()
     mediapipe = FOLDER / "node_modules/@mediapipe"
     with server.in_turn():
         if not mediapipe.exists():
@@ -162,22 +136,16 @@ def installed() -> tuple[Path, Path]:
 
 
 @contextmanager
-def served(site: Path) -> Iterator[tuple[str, queue.Queue]]:
-    """The address of a server of the files in `site`, and the queue of all JSON that is posted there."""
-    posted = queue.Queue()
+def served(site: Path) -> Iterator[str]:
+    """The address of a server of the files in `site`."""
 
     class Handler(SimpleHTTPRequestHandler):
-        def do_POST(self):
-            posted.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
         def log_message(self, *_):
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=site)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/", posted
+        yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
 
 

@@ -1,4 +1,9 @@
-"""Time all variants on a board over ssh, where Python and ai-edge-litert are enough: python -m ship.board --help"""
+"""Time all variants on a board over ssh, in turns, and write what comes of it to metrics/devices/NAME.
+
+    python -m ship.board pi@raspberrypi.local --python litert/bin/python
+
+The board needs Python and its package ai-edge-litert. docs/devices.md tells what is measured.
+"""
 
 import argparse
 import io
@@ -16,7 +21,7 @@ from pathlib import Path
 from bitlite.litert import timing
 from bitlite.profiling import machine
 from bitlite.workflow.command import run
-from bitlite.workflow.errors import InputError, listed, one_line
+from bitlite.workflow.errors import InputError, printable
 from bitlite.workflow.metrics import BoardTiming
 from bitlite.workflow.params import load
 from ship import devices, there
@@ -51,65 +56,61 @@ CONNECT_TIMEOUT = 20
 
 
 def main(*arguments: str) -> None:
-    options = parser().parse_args(arguments)
+    asked = parser().parse_args(arguments)
     if not shutil.which("ssh"):
         raise InputError("ssh is not here: install an OpenSSH client (Debian: openssh-client)")
     params = load()
-    files = devices.files(params, options.variants)
-    name = options.name or devices.safe(options.host.rpartition("@")[2]) or "board"
+    files = devices.files(params, asked.variants)
+    name = asked.name or devices.safe(asked.host.rpartition("@")[2]) or "board"
     job = {
         "variants": list(files),
         "rounds": devices.ROUNDS,
-        "threads": options.threads or params.benchmark.threads,
+        "threads": asked.threads or params.benchmark.threads,
         "warmup_runs": params.benchmark.warmup_runs,
         "runs": devices.runs(params),
         "seconds": devices.SECONDS,
     }
-    print(f"sending {len(files)} files to {options.host}", flush=True)
-    lines = answers(options.host, options.python, options.ssh_option, files, job)
+    print(f"sending {len(files)} files to {asked.host}", flush=True)
+    lines = answers(asked.host, asked.python, asked.ssh_option, files, job)
     # `lines` ends early with an InputError, and so has a first one.
     about = next(lines)
     found = devices.collected(map(turn, lines), len(files))
     devices.finish(name, files, found, BoardTiming, threads=job["threads"], **about)
 
 
-def parser():
-    options = devices.parser(
-        "ship.board",
-        "Time all variants on a board over ssh, in turns, and write what comes of it to metrics/devices/NAME. The "
-        "board needs Python and its package ai-edge-litert.",
-    )
+def parser() -> argparse.ArgumentParser:
+    command = devices.parser("ship.board", __doc__)
     # The host comes first: variants are as many as follow.
-    options.usage = "%(prog)s USER@HOST [options]"
-    options.add_argument("host", metavar="USER@HOST", type=_host, help="as for ssh: an alias of ~/.ssh/config will do")
-    options.add_argument(
+    command.usage = "%(prog)s USER@HOST [options]"
+    command.add_argument("host", metavar="USER@HOST", type=_host, help="as for ssh: an alias of ~/.ssh/config will do")
+    command.add_argument(
         "--python",
         default="python3",
         metavar="PATH",
         help="there, from the home folder: venv/bin/python (default: python3)",
     )
-    options.add_argument(
+    command.add_argument(
         "--ssh-option",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         help="as after ssh's -o, such as Port=2222; may be given several times",
     )
-    return options
+    return command
 
 
 def _host(text: str) -> str:
     # ssh would take the one for an option, and a shell may take the others apart.
     user, _, host = text.rpartition("@")
     if not host or host.startswith("-") or user.startswith("-") or not re.fullmatch(r"[\w.:%@+\[\]-]+", text):
-        raise argparse.ArgumentTypeError(f"{listed([text])} is no host")
+        raise argparse.ArgumentTypeError(f"{printable(text)} is no host")
     return text
 
 
 def turn(answer: dict) -> tuple[str, dict | devices.Refusal]:
     """A variant, and what its turn found."""
     variant = answer.pop("variant")
-    return variant, devices.Refusal(listed([answer["refused"]])) if "refused" in answer else answer
+    return variant, devices.Refusal(printable(answer["refused"])) if "refused" in answer else answer
 
 
 def answers(host: str, python: str, options: list[str], files: Mapping[str, Path], job: dict) -> Iterator[dict]:
@@ -156,8 +157,7 @@ def send(stream, files: Mapping[str, Path]) -> None:
 
 def problem(host: str, python: str, options: list[str], code: int, said: str) -> str:
     """Why it went wrong on the board, and what helps, by ssh's exit code and what was said there."""
-    lines = [line for line in said.splitlines() if line.strip()]
-    last = listed([one_line(lines[-1])]) if lines else f"exit code {code}"
+    last = devices.last_line(said, code)
     if code == 255:
         return f"ssh {host}: {last}"
     if "No module named" in last:

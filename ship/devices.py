@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from bitlite.report.text import milliseconds, size
 from bitlite.workflow import metrics
-from bitlite.workflow.errors import InputError, listed, missing
+from bitlite.workflow.errors import InputError, listed, missing, one_line, printable
 from bitlite.workflow.params import Params
 from bitlite.workflow.paths import METRICS, TFLITE
+from ship import options
 
 DEVICES = METRICS / "devices"
 # Turns of every variant, and what each lasts at least: short enough for a phone not to get warm in one.
@@ -29,25 +30,23 @@ class Refusal:
     reason: str
 
 
-def parser(module: str, description: str) -> argparse.ArgumentParser:
+def parser(module: str, doc: str) -> argparse.ArgumentParser:
     """The options that both commands have."""
-    options = argparse.ArgumentParser(f"python -m {module}", description=description)
-    options.add_argument("--name", help="of the folder in metrics/devices (default: that of the device)", type=_folder)
-    options.add_argument("--threads", type=_count, help="of LiteRT (default: benchmark.threads of params.yaml)")
-    options.add_argument("--variants", nargs="+", metavar="P-Q", help="default: all of params.yaml that have a file")
-    return options
+    command = options.parser(module, doc)
+    command.add_argument("--name", type=_folder, help="of the folder in metrics/devices (default: that of the device)")
+    command.add_argument(
+        "--threads", type=options.whole(1, 256), metavar="N", help="of LiteRT (default: benchmark.threads)"
+    )
+    command.add_argument(
+        "--variants", nargs="+", metavar="P-Q", help="which (default: all of params.yaml that have a file)"
+    )
+    return command
 
 
 def _folder(name: str) -> str:
     if not name or name != safe(name):
-        raise argparse.ArgumentTypeError(f"{listed([name])} can't be a folder's name: try {safe(name) or 'phone'}")
+        raise argparse.ArgumentTypeError(f"{printable(name)} can't be a folder's name: try {safe(name) or 'phone'}")
     return name
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 256:
-        raise argparse.ArgumentTypeError(f"{listed([text])} is no number from 1 to 256")
-    return int(text)
 
 
 def safe(name: str) -> str:
@@ -69,6 +68,12 @@ def files(params: Params, names: Iterable[str] | None) -> dict[str, Path]:
     if len(absent) == len(paths):
         raise missing(TFLITE)
     return {name: path for name, path in paths.items() if path.exists()}
+
+
+def last_line(said: str, code: int) -> str:
+    """What a command said last that failed with this exit code."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    return printable(one_line(lines[-1])) if lines else f"exit code {code}"
 
 
 def runs(params: Params) -> int:

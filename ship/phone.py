@@ -1,5 +1,11 @@
-"""Time all variants on an Android phone by cable, with LiteRT's own benchmark_model: python -m ship.phone --help"""
+"""Time all variants on an Android phone by cable, in turns, and write what comes of it to metrics/devices/NAME.
 
+    python -m ship.phone --benchmark-model android_aarch64_benchmark_model
+
+LiteRT's own benchmark_model times them. docs/devices.md tells where to get it, and what is measured.
+"""
+
+import argparse
 import re
 import secrets
 import shlex
@@ -14,7 +20,7 @@ from pathlib import Path
 from bitlite.litert.timing import in_turns
 from bitlite.profiling import machine
 from bitlite.workflow.command import run
-from bitlite.workflow.errors import InputError, listed, one_line
+from bitlite.workflow.errors import InputError, listed, one_line, printable
 from bitlite.workflow.metrics import PhoneTiming
 from bitlite.workflow.params import load
 from ship import devices
@@ -39,14 +45,14 @@ INTERPRETER = 3  # type of the segment that names the dynamic linker
 
 
 def main(*arguments: str) -> None:
-    options = parser().parse_args(arguments)
-    phone = connected(options.adb, options.device)
-    check(options.benchmark_model, phone)
+    asked = parser().parse_args(arguments)
+    phone = connected(asked.adb, asked.device)
+    check(asked.benchmark_model, phone)
     params = load()
-    files = devices.files(params, options.variants)
-    name = options.name or (devices.safe(phone.model) or "phone") + ("-gpu" if options.gpu else "")
+    files = devices.files(params, asked.variants)
+    name = asked.name or (devices.safe(phone.model) or "phone") + ("-gpu" if asked.gpu else "")
     cpu = phone.cpu()
-    threads = options.threads or params.benchmark.threads
+    threads = asked.threads or params.benchmark.threads
     flags = {
         "num_threads": threads,
         "warmup_runs": params.benchmark.warmup_runs,
@@ -56,27 +62,23 @@ def main(*arguments: str) -> None:
     # The newer of both tools knows use_cpu alone, the older one use_xnnpack; each passes over what it does not know.
     # A file that the GPU takes in part would be timed on both.
     on_gpu = {"use_gpu": "true", "use_cpu": "false", "require_full_delegation": "true"}
-    flags |= on_gpu if options.gpu else {"use_xnnpack": "true"}
+    flags |= on_gpu if asked.gpu else {"use_xnnpack": "true"}
     with phone.folder() as folder:
-        print(f"sending {len(files)} files to {listed([phone.model])}", flush=True)
-        phone.push(options.benchmark_model, there=f"{folder}/benchmark_model")
+        print(f"sending {len(files)} files to {printable(phone.model)}", flush=True)
+        phone.push(asked.benchmark_model, there=f"{folder}/benchmark_model")
         phone.shell("chmod", "755", f"{folder}/benchmark_model")
         phone.push(*files.values(), there=f"{folder}/")
         found = devices.collected(turns(phone, folder, list(files), flags), len(files))
-    devices.finish(name, files, found, PhoneTiming, threads=threads, cpu=cpu, gpu=options.gpu)
+    devices.finish(name, files, found, PhoneTiming, threads=threads, cpu=cpu, gpu=asked.gpu)
 
 
-def parser():
-    options = devices.parser(
-        "ship.phone",
-        "Time all variants on an Android phone by cable with LiteRT's benchmark_model, in turns, and write what comes "
-        "of it to metrics/devices/NAME. docs/devices.md tells where to get benchmark_model.",
-    )
-    options.add_argument("--benchmark-model", type=Path, required=True, metavar="PATH", help="the binary for the phone")
-    options.add_argument("--device", metavar="SERIAL", help="which phone, if there are several; see `adb devices`")
-    options.add_argument("--gpu", action="store_true", help="on the phone's GPU rather than its CPU")
-    options.add_argument("--adb", default="adb", metavar="PATH", help="Android's debug bridge (default: adb)")
-    return options
+def parser() -> argparse.ArgumentParser:
+    command = devices.parser("ship.phone", __doc__)
+    command.add_argument("--benchmark-model", type=Path, required=True, metavar="PATH", help="the binary for the phone")
+    command.add_argument("--device", metavar="SERIAL", help="which phone, if there are several; see `adb devices`")
+    command.add_argument("--gpu", action="store_true", help="on the phone's GPU rather than its CPU")
+    command.add_argument("--adb", default="adb", metavar="PATH", help="Android's debug bridge (default: adb)")
+    return command
 
 
 class Phone:
@@ -121,7 +123,7 @@ class Phone:
         """The system on a chip, as the phone names it, and its instructions for integers."""
         parts = [self.properties[key] for key in ("ro.soc.manufacturer", "ro.soc.model") if key in self.properties]
         chip = " ".join(parts) or self.properties.get("ro.board.platform") or self.abis[0]
-        return listed([machine.with_instructions(chip, self.shell("cat", "/proc/cpuinfo"))])
+        return printable(machine.with_instructions(chip, self.shell("cat", "/proc/cpuinfo")))
 
     @contextmanager
     def folder(self) -> Iterator[str]:
@@ -141,9 +143,7 @@ def _printed(done: subprocess.CompletedProcess, what: str) -> str:
 
 
 def last_line(done: subprocess.CompletedProcess) -> str:
-    """What a command that failed said last."""
-    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    return listed([one_line(lines[-1])]) if lines else f"exit code {done.returncode}"
+    return devices.last_line(done.stdout + done.stderr, done.returncode)
 
 
 def connected(adb: str, serial: str | None) -> Phone:
@@ -164,10 +164,10 @@ def connected(adb: str, serial: str | None) -> Phone:
         raise InputError(f"{len(states)} phones are connected: choose by --device: {listed(states)}")
     serial = serial or next(iter(states))
     if serial not in states:
-        raise InputError(f"no phone {listed([serial])} is connected; there are: {listed(states)}")
+        raise InputError(f"no phone {printable(serial)} is connected; there are: {listed(states)}")
     if (state := states[serial].strip()) != "device":
         help_ = next((text for known, text in STATES.items() if state.startswith(known)), "start it as usual")
-        raise InputError(f"the phone {listed([serial])} is {listed([state])}: {help_}")
+        raise InputError(f"the phone {printable(serial)} is {printable(state)}: {help_}")
     return Phone(found, serial)
 
 
@@ -186,7 +186,9 @@ def check(binary: Path, phone: Phone) -> None:
             if kind not in phone.abis:
                 raise InputError(f"{binary} is for {kind}, the phone runs {' and '.join(phone.abis)}: {get}")
             if (linker := _linker(file, header)) and not linker.startswith(b"/system/"):
-                raise InputError(f"{binary} is for Linux, not for Android: it wants {listed([linker.decode()])}; {get}")
+                raise InputError(
+                    f"{binary} is for Linux, not for Android: it wants {printable(linker.decode())}; {get}"
+                )
     except OSError as error:
         raise InputError(f"{binary} can't be read ({one_line(error.strerror)}): {get}") from None
 

@@ -5,8 +5,7 @@
 
 The file is the released one, or any image classifier with TFLite metadata. An image goes in as in the workflow's own
 evaluation, so a test image gets the scores that its accuracy was counted on. An image that can't be read is told on
-standard error, and the others go on. Exit code: 0, or 1 if there was such an image, or 2 if there was no image at all
-or no model.
+standard error, and the others go on. Exit code: 0; 1 if there was such an image, or no image at all, or no model.
 """
 
 import argparse
@@ -22,15 +21,14 @@ from PIL import ImageColor
 
 from bitlite.images import decoding
 from bitlite.images.depth import Unreadable
-from bitlite.litert import metadata, runtime
+from bitlite.litert import runtime
 from bitlite.litert.signature import Tensor
 from bitlite.sources import pictures
 from bitlite.workflow import scores
 from bitlite.workflow.command import run
-from bitlite.workflow.errors import InputError, listed, missing, one_line, printable
-from bitlite.workflow.paths import RELEASE
+from bitlite.workflow.errors import InputError, listed, one_line, printable
+from ship import options
 
-MODEL = RELEASE / "model.tflite"
 # By this very object standard input is meant, and not by any path that reads the same.
 STDIN = Path("-")
 
@@ -46,11 +44,7 @@ class Classifier:
 
     def __init__(self, path: Path, background: str = "white") -> None:
         """Raises InputError if the file can't be used, or does not say how. Transparent pixels lie on `background`."""
-        try:
-            self._description = metadata.described(path)
-        except OSError as error:
-            unmade = path == MODEL and isinstance(error, FileNotFoundError)
-            raise missing(path) if unmade else InputError(f"{path}: {error.strerror}") from error
+        self._description = options.described(path)
         try:
             self._classifier = runtime.Classifier(path)
         except RuntimeError as error:
@@ -116,31 +110,21 @@ def content(path: Path) -> bytes:
         raise Unreadable(error.strerror) from error
 
 
-def parsed(arguments: tuple[str, ...]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m ship.predict",
-        description="Name the classes that images show, the most probable first.",
-        epilog="Exit code: 0; 1 if an image could not be read; 2 if there was no image at all, or no model.",
-    )
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    command = options.parser("ship.predict", __doc__)
+    command.add_argument(
         "images", metavar="IMAGE", nargs="+", help=f"a file, a folder of any depth, or {STDIN} for standard input"
     )
-    parser.add_argument(
-        "--model", type=Path, default=MODEL, metavar="FILE", help="a .tflite file with metadata (default: %(default)s)"
+    options.add_model(command)
+    command.add_argument(
+        "--top", type=options.whole(1), default=5, metavar="N", help="how many classes (default: %(default)s)"
     )
-    parser.add_argument("--top", type=number, default=5, metavar="N", help="how many classes (default: %(default)s)")
-    parser.add_argument(
+    command.add_argument(
         "--background", type=colour, default="white", metavar="COLOUR",
         help="what transparent pixels lie on, as dataset.background (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="a JSON object a line: file, and predictions or error")
-    return parser.parse_args(arguments)
-
-
-def number(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return int(text)
+    command.add_argument("--json", action="store_true", help="a JSON object a line: file, and predictions or error")
+    return command
 
 
 def colour(text: str) -> str:
@@ -157,22 +141,18 @@ def told(path: Path, predictions: list[Prediction], as_json: bool) -> str:
 
 
 def main(*arguments: str) -> None:
-    options = parsed(arguments)
-    try:
-        classifier = Classifier(options.model, options.background)
-    except InputError as error:
-        print(printable(str(error)), file=sys.stderr)
-        sys.exit(2)
+    asked = parser().parse_args(arguments)
+    classifier = Classifier(asked.model, asked.background)
     seen = failed = 0
 
     def fail(name: str, reason: str) -> None:
         nonlocal failed
         failed += 1
         print(printable(f"{name}: {reason}"), file=sys.stderr)
-        if options.json:
+        if asked.json:
             print(json.dumps({"file": name, "error": reason}), flush=True)
 
-    for path in (each for given in options.images for each in images(given)):
+    for path in (each for given in asked.images for each in images(given)):
         if isinstance(path, OSError):
             fail(path.filename, path.strerror)
             continue
@@ -182,10 +162,9 @@ def main(*arguments: str) -> None:
         except Unreadable as error:
             fail(str(path), str(error))
         else:
-            print(told(path, predictions[: options.top], options.json), flush=True)
+            print(told(path, predictions[: asked.top], asked.json), flush=True)
     if not seen:
-        print(f"no images in {listed(options.images)}", file=sys.stderr)
-        sys.exit(2)
+        raise InputError(f"no images in {listed(asked.images)}")
     if failed:
         sys.exit(1)
 

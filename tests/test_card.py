@@ -45,11 +45,14 @@ def files(tmp_path_factory):
     return {name: directory / name for name in ENTRIES}
 
 
+def card(file: Path) -> str:
+    recipe = {"dataset": {"background": BACKGROUND}}
+    return release.card(comparison(variant("dense-float32")), ORIGIN, recipe, file, 16)
+
+
 def code(file: Path, language: str) -> str:
     """What the card of a file has in a language."""
-    recipe = {"dataset": {"background": BACKGROUND}}
-    card = release.card(comparison(variant("dense-float32")), ORIGIN, recipe, file, 16)
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", card, re.DOTALL | re.MULTILINE)
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```", card(file), re.DOTALL | re.MULTILINE)
     return found
 
 
@@ -137,20 +140,12 @@ def chromium():
 
 def said(file: Path, photo: bytes, site: Path) -> dict[str, float]:
     """The probabilities by class that the card's page shows for an image file."""
-    choose_a_file = """
-    <script type="module">
-      const chosen = new DataTransfer();
-      chosen.items.add(new File([await (await fetch("photo")).blob()], "photo"));
-      const [input, said] = ["input", "pre"].map((name) => document.querySelector(name));
-      input.files = chosen.files;
-      for (; !said.textContent; await new Promise((again) => setTimeout(again, 100)))
-        input.dispatchEvent(new Event("change"));
-      answer(said.textContent);
-    </script>"""
     (site / "photo").write_bytes(photo)
     (site / "model.tflite").write_bytes(file.read_bytes())
-    shown = browser.visit(site, code(file, "html") + choose_a_file)
-    assert isinstance(shown, str), shown
+    with browser.opened(site, code(file, "html")) as page:
+        page.until("document.querySelector('input').onchange !== null")
+        page.choose("input", site / "photo")
+        shown = page.until("document.querySelector('pre').textContent")
     rows = [line.split("%  ", maxsplit=1) for line in shown.splitlines()]
     assert [float(share) for share, _ in rows] == sorted((float(share) for share, _ in rows), reverse=True)
     return {label: float(share) / 100 for share, label in rows}
@@ -174,3 +169,10 @@ def test_in_a_web_page_a_large_photo_is_stood_upright_and_shrunk(files, chromium
     found = said(files["float32"], photo, tmp_path)
     assert found == pytest.approx(expected, abs=0.05)
     assert max(abs(lying[label] - expected[label]) for label in LABELS) > 0.1
+
+
+def test_the_card_names_what_shrinks_as_python_does(files):
+    # That it does so is tested in test_demo, and that the page in docs runs in test_browser.
+    script, document = re.findall(r"`((?:ship|docs)/\S+)`", card(files["float32"]))
+    assert "export function resized(" in Path(script).read_text()
+    assert "./classify.js" in browser.documented("html") and Path(document) == browser.DOCUMENT

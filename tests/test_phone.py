@@ -155,9 +155,8 @@ def test_a_gpu_has_the_whole_file_and_a_folder_of_its_own(standin):
 
 def test_the_table_sets_them_beside_this_machine_s(standin, capsys):
     here = {"latency_ms_p50": 0.25, "latency_ms_p90": 0.3, "peak_memory_mb": 9, "delegated": 1.0, "threads": 1}
-    more = {"latency_ms_p99": 0.4, "load_ms": 3.0, "first_inference_ms": 1.0}
-    Path("metrics/benchmark").mkdir(parents=True)
-    Path("metrics/benchmark/dense-int8.json").write_text(json.dumps({**here, **more, "cpu": "Our CPU"}))
+    more = {"latency_ms_p99": 0.4, "load_ms": 3.0, "first_inference_ms": 1.0, "baseline_ms_p50": 0.5, "runs": 400}
+    metrics.write(Path("metrics/benchmark/dense-int8.json"), metrics.Timing(**here, **more, cpu="Our CPU"))
     timed(standin)
     lines = capsys.readouterr().out.splitlines()
     assert any("Our CPU" in line for line in lines)

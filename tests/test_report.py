@@ -1,17 +1,19 @@
 """The report in headless Chromium: what a user sees, and that it asks for nothing."""
 
-import asyncio
 import io
 import itertools
-from pathlib import Path
+import time
 
 import pytest
-from chromium import Tab, visit
 from comparisons import comparison, variant
+from needed import missing
 from test_compare import ORIGIN, by_layer, many_predictions
 
+from benchmarks.devtools import chromium
 from bitlite.images.decoding import Image
-from bitlite.report import judged, mistakes, page, picture
+from bitlite.report import judged, mistakes, picture
+from bitlite.report.page import report
+from bitlite.workflow.errors import InputError
 
 PRUNINGS, QUANTIZATIONS = ("dense", "channels", "lean"), ("float32", "dynamic", "int8")
 NAMES = [f"{pruning}-{quantization}" for pruning in PRUNINGS for quantization in QUANTIZATIONS]
@@ -33,7 +35,7 @@ def address(tmp_path_factory) -> str:
     chosen = comparison(*variants, max_size_bytes=850_000)
     examples = ((png(number), 0) for number in range(16))
     curve = {"loss": [(1, 2.0), (2, 1.0)], "accuracy": [(1, 0.5), (2, 0.6)], "validation_accuracy": [(2, 0.7)]}
-    html = page.report(
+    html = report(
         chosen,
         ORIGIN,
         by_layer(*NAMES),
@@ -55,90 +57,88 @@ def png(number: int) -> bytes:
     return content.getvalue()
 
 
-def test_page_draws_without_a_request_or_a_complaint(address):
-    async def use(tab: Tab):
-        for width, scheme in itertools.product((1280, 390), ("light", "dark")):
-            tab.requests.clear()
-            await tab.open(address, width=width, scheme=scheme)
-            await tab.until(f"{DRAWN} == 2")
-            assert await tab.evaluate(ROWS) == NAMES
-            # Two charts; of the variant that is too large only the edge has its colour.
-            assert await tab.evaluate(POINTS) == 2 * (len(NAMES) - 1)
-            # Nothing sticks out sideways.
-            assert await tab.evaluate("document.documentElement.scrollWidth == document.documentElement.clientWidth")
-            await tab.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
-            await tab.until(f"{DRAWN} == 4")
-            assert await tab.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
-            ink = await tab.evaluate("getComputedStyle(document.body).color")
-            label = await tab.evaluate(f"getComputedStyle({LABEL}).fill")
-            assert ink == label == {"light": "rgb(31, 35, 40)", "dark": "rgb(230, 237, 243)"}[scheme]
-            assert [each for each in tab.requests if not each.startswith("data:")] == [address]
-            assert tab.complaints == []
-
-    visit(use)
+@pytest.fixture(scope="module")
+def browser():
+    try:
+        with chromium() as page:
+            yield page
+    except InputError as error:
+        missing(str(error))
 
 
-def test_a_point_tells_its_numbers_and_a_name_hides_its_points(address):
-    async def use(tab: Tab):
-        await tab.open(address)
-        await tab.until(f"{DRAWN} == 2")
-        await tab.evaluate("document.querySelector('.chart').scrollIntoView()")
-        places = await tab.evaluate(
-            """[...document.querySelectorAll('.chart')[0].querySelectorAll('path[aria-label]')].map(path => {
-                 const box = path.getBoundingClientRect();
-                 return [box.x + box.width / 2, box.y + box.height / 2];
-               })"""
-        )
-        told = set()
-        for x, y in places:
-            await tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-            await asyncio.sleep(0.2)
-            told.add(await tab.evaluate("document.querySelector('.vg-tooltip')?.innerText"))
-        (lean,) = [text.split() for text in told if text and "lean-float32" in text]
-        assert "size 360 kB latency 1.60 ms memory 40.0 MB to lean-int8 tie 1.00" in " ".join(lean)
-        before = await tab.evaluate(POINTS)
-        await tab.evaluate("document.querySelector('[value=\"pruning=lean\"]').click()")
-        await tab.until(f"{POINTS} == {before - 2 * len(QUANTIZATIONS)}")
-        await tab.evaluate("document.querySelector('[value=\"pruning=lean\"]').click()")
-        await tab.until(f"{POINTS} == {before}")
-        assert tab.complaints == []
-
-    visit(use)
+@pytest.fixture
+def page(browser):
+    browser.requests.clear()
+    browser.complaints.clear()
+    browser.screen(1280, 900)
+    return browser
 
 
-def test_headings_sort(address):
-    async def use(tab: Tab):
-        await tab.open(address)
-        await tab.until(f"{DRAWN} == 2")
-        await tab.evaluate(
-            "[...document.querySelectorAll('.sortable button')].find(b => b.innerText == 'Size').click()"
-        )
-        rows = await tab.evaluate(
-            "[...document.querySelectorAll('.sortable tbody th')].map(cell => cell.dataset.value)"
-        )
-        assert rows == NAMES[::-1]
-
-    visit(use)
+def opened(page, address):
+    page.open(address)
+    page.until(f"{DRAWN} == 2")
 
 
-def test_without_scripts_there_are_the_table_and_a_picture(address):
-    async def use(tab: Tab):
-        await tab.open(address, scripts=False)
-        text = await tab.evaluate("document.querySelector('.sortable').innerText")
-        assert all(name in text for name in NAMES)
-        assert await tab.evaluate("document.querySelector('img.static')?.naturalWidth") == 1760
-        assert await tab.evaluate("getComputedStyle(document.querySelector('.legend')).display") == "none"
-        assert tab.complaints == []
+@pytest.mark.parametrize(("width", "scheme"), itertools.product((1280, 390), ("light", "dark")))
+def test_page_draws_without_a_request_or_a_complaint(width, scheme, page, address):
+    page.screen(width, 900, scheme, phone=width < 600)
+    opened(page, address)
+    assert page.value(ROWS) == NAMES
+    # Two charts; of the variant that is too large only the edge has its colour.
+    assert page.value(POINTS) == 2 * (len(NAMES) - 1)
+    # Nothing sticks out sideways.
+    assert page.value("document.documentElement.scrollWidth == document.documentElement.clientWidth")
+    page.value("document.querySelectorAll('details').forEach(each => each.open = true)")
+    page.until(f"{DRAWN} == 4")
+    assert page.value("[...document.images].every(image => image.naturalWidth > 0)")
+    ink = page.value("getComputedStyle(document.body).color")
+    label = page.value(f"getComputedStyle({LABEL}).fill")
+    assert ink == label == {"light": "rgb(31, 35, 40)", "dark": "rgb(230, 237, 243)"}[scheme]
+    assert [each for each in page.requests if not each.startswith("data:")] == [address]
+    assert page.complaints == []
 
-    visit(use)
+
+def test_a_point_tells_its_numbers_and_a_name_hides_its_points(page, address):
+    opened(page, address)
+    page.value("document.querySelector('.chart').scrollIntoView()")
+    places = page.value(
+        """[...document.querySelectorAll('.chart')[0].querySelectorAll('path[aria-label]')].map(path => {
+             const box = path.getBoundingClientRect();
+             return [box.x + box.width / 2, box.y + box.height / 2];
+           })"""
+    )
+    told = set()
+    for x, y in places:
+        page.point(x, y)
+        time.sleep(0.2)
+        told.add(page.value("document.querySelector('.vg-tooltip')?.innerText"))
+    (lean,) = [text.split() for text in told if text and "lean-float32" in text]
+    assert "size 360 kB latency 1.60 ms memory 40.0 MB to lean-int8 tie 1.00" in " ".join(lean)
+    before = page.value(POINTS)
+    page.click("[value='pruning=lean']")
+    page.until(f"{POINTS} == {before - 2 * len(QUANTIZATIONS)}")
+    page.click("[value='pruning=lean']")
+    page.until(f"{POINTS} == {before}")
+    assert page.complaints == []
 
 
-def test_what_goes_wrong_would_be_seen(tmp_path):
+def test_headings_sort(page, address):
+    opened(page, address)
+    page.value("[...document.querySelectorAll('.sortable button')].find(each => each.innerText == 'Size').click()")
+    assert page.value(ROWS) == NAMES[::-1]
+
+
+def test_without_scripts_there_are_the_table_and_a_picture(page, address):
+    page.open(address, scripts=False)
+    text = page.value("document.querySelector('.sortable').innerText")
+    assert all(name in text for name in NAMES)
+    assert page.value("document.querySelector('img.static')?.naturalWidth") == 1760
+    assert page.value("getComputedStyle(document.querySelector('.legend')).display") == "none"
+    assert page.complaints == []
+
+
+def test_what_goes_wrong_would_be_seen(page, tmp_path):
     (tmp_path / "page.html").write_text("<img src='missing.png'><script>console.warn('one'); nothing.here</script>")
-
-    async def use(tab: Tab):
-        await tab.open(Path(tmp_path / "page.html").as_uri())
-        await tab.until("document.images[0].complete")
-        assert len(tab.requests) == 2 and len(tab.complaints) >= 2
-
-    visit(use)
+    page.open((tmp_path / "page.html").as_uri())
+    page.until("document.images[0].complete")
+    assert len(page.requests) == 2 and len(page.complaints) >= 2

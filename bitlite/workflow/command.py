@@ -1,4 +1,4 @@
-"""The command line of a stage."""
+"""The command line of a stage, or of what uses its files."""
 
 import errno
 import inspect
@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from bitlite.workflow.errors import InputError, one_line
+from bitlite.workflow.errors import InputError, one_line, printable
 
 # What is not the code's to mend: no permission, a read-only or full disk.
 REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
@@ -15,9 +15,9 @@ REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 def run(main: Callable[..., None]) -> None:
     """Call a stage's `main` with the command line's arguments.
 
-    An InputError, or one of the system's REFUSALS, ends it with one line, exit code 1. So does a locale that is not of
-    UTF-8, as names of classes and texts in files are: they would be taken for others. For signals exit codes are those
-    of shells: 128 and the signal's number.
+    An InputError, or one of the system's REFUSALS, ends it with its text, exit code 1; what can't be printed in it is
+    escaped. So does a locale that is not of UTF-8, as names of classes and texts in files are: they would be taken for
+    others. For signals exit codes are those of shells: 128 and the signal's number.
     """
     if (encoding := sys.getfilesystemencoding()) != "utf-8":
         sys.exit(
@@ -30,14 +30,14 @@ def run(main: Callable[..., None]) -> None:
     try:
         main(*sys.argv[1:])
     except InputError as error:
-        sys.exit(str(error))
+        sys.exit("\n".join(map(printable, str(error).split("\n"))))
     except BrokenPipeError:  # whoever reads what is printed, such as head, has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
         if error.errno not in REFUSALS:
             raise
-        sys.exit(one_line(error))
+        sys.exit(printable(one_line(error)))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -1,19 +1,19 @@
 """Try a .tflite file in a web page: pictures, the camera, and how long it takes on the device that opens the page.
 
-    python -m ship.demo [--model FILE] [--port 8000] [--host ADDRESS] [--https]
+    python -m ship.demo
+    python -m ship.demo --https --model models/tflite/dense-int8.tflite
 
 LiteRT.js runs the file in the browser; pictures stay there. npm fetches LiteRT.js once. No TensorFlow.
 """
 
 import argparse
 import socket
-import sys
 import tempfile
 from pathlib import Path
 
 from bitlite.workflow.command import run
-from bitlite.workflow.errors import InputError, printable
-from bitlite.workflow.paths import RELEASE
+from bitlite.workflow.errors import printable
+from ship import options
 from ship.demo import certificate, server
 
 # Addresses of all interfaces.
@@ -23,14 +23,6 @@ THIS = ("localhost", "127.0.0.1", "::1")
 
 def main(*arguments: str) -> None:
     asked = parser().parse_args(arguments)
-    try:
-        serve(asked)
-    except InputError as error:
-        sys.exit(printable(str(error)))
-
-
-def serve(asked: argparse.Namespace) -> None:
-    """Say where the page is, and serve it until Ctrl-C."""
     hosts = ["localhost", *own_address()] if asked.host in EVERYWHERE else [asked.host]
     with tempfile.TemporaryDirectory() as scratch:
         files = server.files(asked.model, Path(scratch))
@@ -44,22 +36,18 @@ def serve(asked: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(prog="python -m ship.demo", description=__doc__.partition("\n")[0])
-    found.add_argument(
-        "--model", type=Path, default=RELEASE / "model.tflite", metavar="FILE", help="default: %(default)s"
+    command = options.parser("ship.demo", __doc__)
+    options.add_model(command)
+    command.add_argument(
+        "--port", type=options.whole(0, 2**16 - 1), default=8000, help="0 takes a free one (default: %(default)s)"
     )
-    found.add_argument("--port", type=port, default=8000, help="default: %(default)s; 0 takes a free one")
-    found.add_argument("--host", default="0.0.0.0", help="default: all networks of this computer; 127.0.0.1: none")
-    found.add_argument(
+    command.add_argument(
+        "--host", default="0.0.0.0", help="127.0.0.1: this computer alone (default: %(default)s, all its networks)"
+    )
+    command.add_argument(
         "--https", action="store_true", help="for phones, whose browsers give camera, threads and GPU to https alone"
     )
-    return found
-
-
-def port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < 2**16):
-        raise argparse.ArgumentTypeError(f"{text!r} is none: 0 to 65535")
-    return int(text)
+    return command
 
 
 def own_address() -> list[str]:

@@ -16,9 +16,9 @@ from pathlib import Path
 from socketserver import TCPServer
 from urllib.parse import urlsplit
 
-from bitlite.litert import metadata
 from bitlite.litert.signature import signature
 from bitlite.workflow.errors import InputError, one_line
+from ship import options
 
 FOLDER = Path(__file__).parent
 PAGE = ("index.html", "demo.js", "demo.css", "classify.js")
@@ -87,12 +87,9 @@ def described(path: Path) -> dict:
     """What the page must know of the .tflite file at `path` beside what LiteRT.js tells it, for JSON.
 
     Scores mean (value - zero_point) * scale if scale is not 0, and they are probabilities or logits. Raises InputError
-    as metadata.described does.
+    as options.described does.
     """
-    try:
-        about = metadata.described(path)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; `dvc repro` makes the released file, --model names one") from error
+    about = options.described(path)
     pixels, scores = signature(path)
     integers = pixels.dtype != "float32"
     return {
@@ -137,7 +134,7 @@ class Server(ThreadingHTTPServer):
                 host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
         except (OSError, UnicodeError) as error:
-            raise InputError(f"--host {host!r} is no address: {one_line(error)}") from error
+            raise InputError(f"--host {host} is no address: {one_line(error)}") from error
         self.files, self.headers = files, headers(files["/"].read_text())
         try:
             super().__init__(address[:2], Handler)
