@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from test_tflite import SCHEMES, bit_of, converted, photos
+from test_tflite import bit_of, converted, photos
 
-from bitlite.tflite import calibration, clipping, conversion, convolutions
+from bitlite.tflite import calibration, clipping, convolutions
 from bitlite.tflite.graph import to_file
 from bitlite.tflite.lowering import integer_norm, lower
 
@@ -128,6 +128,4 @@ def test_int16_has_the_extremes_for_ends():
 def test_models_without_norms_have_ranges_too():
     bit = bit_of(units=(1,))
     frozen = bit.with_weights(bit.weights, frozen_norms=dict.fromkeys(bit.norms, 1.0))
-    assert conversion.convert(frozen, SCHEMES["int8"], photos(4)) != conversion.convert(
-        frozen, SCHEMES["int8"].model_copy(update={"ranges": "min_max"}), photos(4)
-    )
+    assert converted("int8", frozen, ranges="mse") != converted("int8", frozen, ranges="min_max")

@@ -289,7 +289,7 @@ class Int4(Calibrated):
 class Static(Calibrated):
     """A scheme with fixed ranges of activations."""
 
-    ranges: Literal["min_max", "mse"] = "mse"
+    ranges: Literal["min_max", "mse"] = "min_max"
 
 
 class Integers(Static):
