@@ -13,7 +13,7 @@ the dense model's; then latency, measured in turns in one run, zeros in the file
 distillation: recovery with the fine-tuned model as teacher against plain training of as many steps, on SEEDS (4) seeds.
 norm_free: what norm_free loses against the dense model, all norms and the inner ones, on SEEDS (2) seeds.
 quantize: accuracy of quantized files and the share of test images that they answer as the fine-tuned model does,
-without the method quantize and with it, on SEEDS (1) seeds.
+without the method quantize and with it, at once and trained, on SEEDS (1) seeds.
 curve: points lost against EPOCHS (2 5 10 20) of recovery by the teacher alone, on 2 seeds. It may take hours, and goes
 on after an interruption: finished runs are in models/.curve, and a started one has its checkpoint there.
 r50x1: seconds and memory that pruning a BiT-R50x1 of random weights at 224 px takes, and whether it converts in each
@@ -192,7 +192,7 @@ def quantize(steps: str = "auto", seeds: str = "1") -> None:
     bench = Bench(steps)
     answers = predict(network.build(bench.dense), bench.test.pixels).argmax(axis=1)
     train, labels = dataset.read("train", bench.dense.architecture.image_size)
-    print(f"{'':10} {'':16} {'accuracy':>8} {'agreement':>9}", flush=True)
+    print(f"{'':10} {'':18} {'accuracy':>8} {'agreement':>9}", flush=True)
 
     def show(name: str, scheme: str, bit: Bit) -> None:
         entry = next(each for each in QUANTIZATIONS if each.scheme == scheme)
@@ -202,15 +202,16 @@ def quantize(steps: str = "auto", seeds: str = "1") -> None:
             path.write_bytes(converted(bit, entry, images))
             logits = runtime.logits(path, bench.test.pixels)
         agreement = np.mean(logits.argmax(axis=1) == answers)
-        print(f"{scheme:10} {name:16} {accuracy(logits, bench.test.labels):8.4f} {agreement:9.4f}", flush=True)
+        print(f"{scheme:10} {name:18} {accuracy(logits, bench.test.labels):8.4f} {agreement:9.4f}", flush=True)
 
     for scheme in ("float32", "int8", "int8_mixed", "dynamic", "int4"):
         show("", scheme, bench.dense)
     for seed in range(int(seeds)):
         for schemes, keys in ((("int8", "int8_mixed", "dynamic"), {}), (("int4",), INT4)):
-            _, bit, taken = bench.pruned(Quantize(**QUANTIZE | keys), seed)
-            for scheme in schemes:
-                show(f"{taken} steps, seed {seed}", scheme, bit)
+            *models, taken = bench.pruned(Quantize(**QUANTIZE | keys), seed)
+            for steps_done, bit in zip((0, taken), models, strict=True):
+                for scheme in schemes:
+                    show(f"{steps_done} steps, seed {seed}", scheme, bit)
 
 
 def curve(*epochs: str) -> None:
