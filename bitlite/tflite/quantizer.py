@@ -11,7 +11,7 @@ import numpy as np
 from litert_quantizer.qtyping import TFLOperationName
 from litert_quantizer.quantizer import Quantizer
 
-from bitlite.bit.names import ROOT
+from bitlite.bit.names import POOL, ROOT
 from bitlite.tflite import convolutions
 from bitlite.tflite.calibration import Ranges, quiet
 from bitlite.tflite.flatbuffer import compact, with_ranges
@@ -38,18 +38,20 @@ def dynamic(float32: bytes) -> bytes:
     return _quantized(quantizer)
 
 
-def by_layer(float32: bytes, types: Mapping[str, str], ranges: Ranges) -> bytes:
+def by_layer(float32: bytes, types: Mapping[str, str], ranges: Ranges, *, static_root: bool = False) -> bytes:
     """`float32` with its convolutions, by path, of the types float32, int8 and int4; those not named stay float32.
 
     int8 takes the `ranges` of inputs and outputs. In int8 too is what brings values to their places before such a
     convolution, as padding does. An int8 root is as in `dynamic`: images differ much in contrast, which no norm has
-    taken out of its output yet, and steps for all would be coarse for most. int4 must be a dense layer, as in `dynamic`
-    too.
+    taken out of its output yet, and steps for all would be coarse for most. `static_root` is for one that was trained
+    for them. int4 must be a dense layer, as in `dynamic` too.
     """
     int8, int4 = ([path for path, each in types.items() if each == type] for type in ("int8", "int4"))
-    static = convolutions.operators(float32, [path for path in int8 if path != ROOT])
+    root = [] if static_root else [path for path in int8 if path == ROOT]
+    static = [path for path in int8 if path not in root]
+    static = convolutions.operators(float32, [*static, POOL] if ROOT in static else static)
     large = convolutions.outputs(float32, SMALL)
-    dynamic = convolutions.operators(float32, [*({ROOT} & set(int8)), *int4])
+    dynamic = convolutions.operators(float32, [*root, *int4])
     dynamic = {name: type for name, type in dynamic.items() if name in large}
     if not static and not dynamic:
         return float32

@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from bitlite.bit.names import ROOT
 from bitlite.bit.weights import Bit
 from bitlite.tflite import calibration, quantizer
 from bitlite.tflite.dense import dense
@@ -61,13 +62,12 @@ def _integers(source: Source, _: Types) -> bytes:
 
 def _int8_mixed(source: Source, _: Types) -> bytes:
     kept = source.entry.keep_float
-    return quantizer.by_layer(
-        source.float32, {path: "int8" for path in source.bit.paths if path not in kept}, source.ranges
-    )
+    return _mixed(source, {path: "int8" for path in source.bit.paths if path not in kept})
 
 
 def _mixed(source: Source, types: Types) -> bytes:
-    return quantizer.by_layer(to_file(lowered(source, types)), types, source.ranges)
+    trained = source.bit.range(ROOT) is not None
+    return quantizer.by_layer(to_file(lowered(source, types)), types, source.ranges, static_root=trained)
 
 
 def lowered(source: Source, types: Types) -> Graph:
