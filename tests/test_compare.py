@@ -645,7 +645,7 @@ def report(
         params or {},
         sure or judged.Judged({}, []),
         png,
-        **searched,
+        **more,
     )
 
 

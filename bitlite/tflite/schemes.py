@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from bitlite.bit.names import ROOT
+from bitlite.bit.names import PIXELS
 from bitlite.bit.weights import Bit
 from bitlite.tflite import calibration, quantizer
 from bitlite.tflite.dense import dense
@@ -66,7 +66,7 @@ def _int8_mixed(source: Source, _: Types) -> bytes:
 
 
 def _mixed(source: Source, types: Types) -> bytes:
-    trained = source.bit.range(ROOT) is not None
+    trained = source.bit.range(PIXELS) is not None  # which the root reads
     return quantizer.by_layer(to_file(lowered(source, types)), types, source.ranges, static_root=trained)
 
 
