@@ -1,6 +1,6 @@
 """A BiT to a .tflite file: lowering, quantization, metadata, one after the other. No TensorFlow."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import numpy as np
 
@@ -18,7 +18,7 @@ FLOAT32 = Uncalibrated(scheme="float32")
 def convert(
     bit: Bit,
     entry: Quantization,
-    images: Iterable[np.ndarray] = (),
+    images: Collection[np.ndarray] = (),
     *,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> bytes:
@@ -28,9 +28,8 @@ def convert(
     type, or with `softmax` probabilities. Equal input gives equal bytes.
 
     images: each uint8 [height, width, 3], to calibrate with, for the schemes that do; they are gone through up to three
-    times. validation: images uint8
-    [images, height, width, 3] and their labels, for keep_float: auto. Raises WrongValue, before any work, if
-    keep_float matches nothing.
+    times. validation: images uint8 [images, height, width, 3] and their labels, for keep_float: auto. Raises
+    WrongValue, before any work, if keep_float matches nothing.
     """
     scheme = SCHEMES[entry.scheme]
     if isinstance(entry, Mixed) and entry.keep_float != "auto":
