@@ -47,6 +47,15 @@ def test_any_part_is_what_the_whole_holds(prepared, expected, cache_mb):
     assert pixels[:].dtype == np.uint8
 
 
+def test_chosen_images_are_gone_through_as_often_as_wanted(prepared, expected):
+    pixels, _ = dataset.read("train", (6, 8), prepared)
+    numbers = np.array([3, 0, 2])
+    chosen = pixels.chosen(numbers)
+    for _ in range(2):
+        assert np.array_equal(np.stack(list(chosen)), expected[numbers])
+    assert len(chosen) == 3 and np.array_equal(chosen[1:], expected[numbers[1:]])
+
+
 def test_image_that_is_kept_is_not_decoded_again(prepared, expected):
     pixels, _ = dataset.read("train", (6, 8), prepared, cache_mb=1)
     pixels[2:9]

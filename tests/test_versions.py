@@ -103,7 +103,7 @@ def files(tmp_path_factory):
         "dynamic": "TensorFlow Lite 2.4.0",
         "int8": "TensorFlow Lite 2.5.0",
         "norm-free": "TensorFlow Lite 1.14.0",
-        "int8_mixed": "TensorFlow Lite 1.14.0",
+        "int8_mixed": "TensorFlow Lite 2.4.0",  # a large root is as in dynamic
         "int16x8": "TensorFlow Lite 2.15.0",
         "int4": "TensorFlow Lite 2.19.0, LiteRT 1.1.0",
         "mixed": "TensorFlow Lite 2.19.0, LiteRT 1.1.0",

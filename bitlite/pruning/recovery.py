@@ -76,8 +76,8 @@ def _trained_on(at_once: Bit, before: Bit, part: Recovery, recipe: Recipe, train
         return zeroed(before, part, recipe.steps, train)
     if isinstance(part, Quantize):
         return trained(before, at_once, part, train)
-    # Standardised kernels learn faster (Qiao et al., arXiv:1903.10520). Before frozen norms, which divide by no deviation
-    # of what they read, they would compute something else.
+    # Standardised kernels learn faster (Qiao et al., arXiv:1903.10520). Before frozen norms, whose deviations are those
+    # of the kernels as they were, they would compute something else.
     exact = not at_once.architecture.frozen_norms
     bit = at_once.with_weights(at_once.weights, standardized=True) if exact else at_once
     model = network.build(bit)

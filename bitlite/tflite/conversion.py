@@ -1,6 +1,6 @@
 """A BiT to a .tflite file: lowering, quantization, metadata, one after the other. No TensorFlow."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from types import MappingProxyType
 
 import numpy as np
@@ -18,7 +18,7 @@ FLOAT32 = Uncalibrated(scheme="float32")
 ALL_FLOAT32: Types = MappingProxyType({})
 
 
-def convert(bit: Bit, entry: Quantization, images: Iterable[np.ndarray] = (), *, types: Types = ALL_FLOAT32) -> bytes:
+def convert(bit: Bit, entry: Quantization, images: Collection[np.ndarray] = (), *, types: Types = ALL_FLOAT32) -> bytes:
     """The .tflite file of `bit` for batches of one image, with TFLite metadata and the names of its classes.
 
     Takes RGB pixels [1, height, width, 3] in 0..255 of the scheme's type, and gives logits [1, classes] of the same
@@ -31,7 +31,7 @@ def convert(bit: Bit, entry: Quantization, images: Iterable[np.ndarray] = (), *,
     return file(source(bit, entry, images), types)
 
 
-def source(bit: Bit, entry: Quantization, images: Iterable[np.ndarray] = ()) -> Source:
+def source(bit: Bit, entry: Quantization, images: Collection[np.ndarray] = ()) -> Source:
     """What `convert` makes files of, lowered and calibrated."""
     bit = bit.folded()
     scheme = SCHEMES[entry.scheme]

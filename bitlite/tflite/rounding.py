@@ -68,7 +68,8 @@ def rounded(weights: np.ndarray, products: np.ndarray, scales: np.ndarray, most:
     count = len(products)
     products += DAMPING * max(np.trace(products) / count, 1e-12) * np.eye(count)
     order = np.argsort(-np.diag(products), kind="stable")
-    left = weights.T[order] / scales.astype(np.float64)  # [inputs, outputs], in steps
+    # An output without weights has a scale of 0.
+    left = weights.T[order] / np.where(scales == 0, 1, scales).astype(np.float64)  # [inputs, outputs], in steps
     zeros = left == 0
     # Row k of the factor tells how the weights behind k make up for an error of k.
     factor = np.linalg.cholesky(np.linalg.inv(products[order][:, order])).T

@@ -4,7 +4,7 @@ Every file is made of the float32 file of the lowered network. Weights are quant
 each output channel, so zeros stay zeros.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -35,7 +35,7 @@ class Source:
     entry: Quantization
     graph: Graph
     float32: bytes
-    images: Iterable[np.ndarray] = ()
+    images: Collection[np.ndarray] = ()
     ranges: calibration.Ranges | None = None
 
 
