@@ -77,7 +77,8 @@ def main() -> None:
     print(variants.table(comparison))
     if len(comparison.machines) > 1:
         print(f"latencies do not compare, since they come from different machines: {listed(comparison.machines)}")
-    for line in filter(None, (variants.ties(comparison), places.caution(comparison.selected))):
+    told = variants.ties(comparison), variants.unrest(comparison), places.caution(comparison.selected)
+    for line in filter(None, told):
         print(line)
     if left := variants.left_over(names, METRICS):
         print(f"not compared, since params.yaml no longer asks for them: {listed(left)}")

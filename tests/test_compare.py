@@ -750,6 +750,17 @@ def search(rows=STEPS, drop=0.03):
     return steps.Search(steps.steps(rows), drop)
 
 
+@pytest.mark.parametrize(("slowest", "told"), [(2.1, False), (3.0, True)])
+def test_timings_of_a_restless_machine_are_told(slowest, told):
+    """The baseline took 2 ms beside itself, and more beside another variant."""
+    chosen = comparison(DENSE, variant("dense-int8", baseline_ms_p50=slowest, latency_ms_p50=1.5))
+    sentence = variants.unrest(chosen)
+    assert bool(sentence) == (sentence in report(chosen) and sentence != "") == told
+    assert not told or "dense-float32 took 2.00 ms to 3.00 ms" in sentence
+    # Which is faster follows from runs in turns.
+    assert chosen.variants[1].relative_latency == 1.5 / slowest
+
+
 def test_report_tells_how_sure_variants_are_and_the_classes_that_they_know_least(tmp_path):
     scores = {"dense-float32": (0.1, 0.02, 0.0), "dense-int8": (0.25, 0.05, 0.0125)}
     for name, values in scores.items():

@@ -17,7 +17,7 @@ from bitlite.report.origin import Origin
 from bitlite.report.places import FIT, PLACES, advice, caution
 from bitlite.report.steps import Search
 from bitlite.report.text import milliseconds, percent, series, size, template, three_digits
-from bitlite.report.variants import Comparison, choice, compared, probability, standing, ties, wilson
+from bitlite.report.variants import Comparison, choice, compared, probability, standing, ties, unrest, wilson
 from bitlite.workflow.errors import InputError
 
 # More classes than this make no readable matrix: the most confused pairs are listed instead.
@@ -98,6 +98,7 @@ def report(
         tried=series(sorted({str(v.images_tried) for v in comparison.variants}), "or"),
         advice=advice(comparison),
         caution=caution(comparison.foremost),
+        unrest=unrest(comparison),
         tradeoff=charts.tradeoff(comparison),
         training=charts.training(curves) if curves else None,
         script=charts.script(),

@@ -19,6 +19,9 @@ from bitlite.workflow.params import Compare
 # Two-sided 95 % of a normal distribution.
 Z95 = 1.959964
 
+# Times that the baseline's largest median latency may be its least one.
+RESTLESS = 1.15
+
 TRADEOFF_COLUMNS = (
     "variant", "pruning", "quantization", "accuracy", "validation_accuracy", "agreement", "size_bytes", "gzip_bytes",
     "sparsity", "latency_ms_p50", "latency_ms_p90", "peak_memory_mb", "p_baseline", "p_selected",
@@ -168,6 +171,15 @@ class Comparison:
         return tuple(v for v in self.variants if not any(other.dominates(v) for other in self.variants))
 
     @property
+    def restless(self) -> tuple[float, float] | None:
+        """The least and the largest latency in ms of the baseline beside one variant or another, if they are far apart.
+
+        Latencies then do not compare; each variant's share of the baseline's, measured in turns with it, still does.
+        """
+        seen = [v.baseline_ms_p50 for v in self.variants]
+        return (min(seen), max(seen)) if max(seen) > RESTLESS * min(seen) else None
+
+    @property
     def machines(self) -> list[str]:
         """The CPUs and thread counts behind the latencies; latencies compare only if this is one."""
         return sorted({v.machine for v in self.variants})
@@ -217,6 +229,17 @@ def table(comparison: Comparison) -> str:
             f"  {told(comparison.against_foremost.get(v.name)):>13}".rstrip()
         )
     return "\n".join(lines)
+
+
+def unrest(comparison: Comparison) -> str:
+    """What to do about latencies that were measured on a restless machine, as one sentence; "" if they were not."""
+    if not (seen := comparison.restless):
+        return ""
+    return (
+        f"This machine was not the same throughout: beside one variant or another {comparison.rule.baseline} took "
+        f"{milliseconds(seen[0])} to {milliseconds(seen[1])}. Once it is idle, time all anew: "
+        "dvc repro --force --single-item benchmark."
+    )
 
 
 def told(difference: Difference | None) -> str:
