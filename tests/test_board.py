@@ -196,10 +196,13 @@ def test_an_interrupt_leaves_nothing_on_the_board_and_no_metrics(reached, projec
     Path("params.yaml").write_text(PARAMS.replace("runs: 40", "runs: 1000000000"))
     command = [sys.executable, "-m", "ship.board", HOST, "--python", project / "its python", *options]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    wait_for(lambda: timing(folder))
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[1] == "interrupted\n"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            wait_for(lambda: timing(folder))
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=60)[1] == "interrupted\n"
+        finally:
+            process.kill()
     assert process.returncode == 130
     wait_for(lambda: not timing(folder) and not list((folder / "there").iterdir()))
     assert not devices.DEVICES.exists()

@@ -304,14 +304,17 @@ def test_an_interrupt_leaves_nothing_on_the_phone_and_no_metrics(standin):
     standin.set(benchmark={"dense-dynamic": {"kind": "hangs"}})
     command = [sys.executable, "-m", "ship.phone", "--adb", standin.program, "--benchmark-model", "benchmark model"]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    end = time.monotonic() + 60
-    while not (standin.folder / "runs").exists() or len(standin.lines("runs")) < 2:
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.05)
-    assert standin.left()
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[1] == "interrupted\n"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            end = time.monotonic() + 60
+            while not (standin.folder / "runs").exists() or len(standin.lines("runs")) < 2:
+                assert process.poll() is None and time.monotonic() < end
+                time.sleep(0.05)
+            assert standin.left()
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=60)[1] == "interrupted\n"
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert standin.left() == []
     assert not devices.DEVICES.exists()
