@@ -40,7 +40,7 @@ DVC = (
 )
 OURS = (
     r"params\.yaml asks for 4 variants: |images: 30 images, 0 copies of others|[> ] (variant|dense-|channels-)|"
-    r"[a-z0-9 ]+ not checked: |(dense|channels)-\w+ is not for "
+    r"[a-z0-9 ]+ not checked: |(dense|channels)-\w+ is not for |For what 6 test images can tell, |This machine was not "
 )
 
 
