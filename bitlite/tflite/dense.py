@@ -1,18 +1,8 @@
 """Convolutions as dense layers of every pixel: these XNNPACK runs by int4 weights, where it leaves CONV_2D to LiteRT.
 
 XNNPACK's fully connected operator takes int4 weights, a scale for each output (qd8-f32-qc4w), for even numbers of
-inputs. It quantizes activations as they come, with a scale for each pixel. So it does for a CONV_2D of
-1x1 by int8, of which it makes a dense layer by itself: written as dense layers, `dynamic` gave the same bits (bit-tiny,
-CIFAR-10) in 0.99 of the time, and 3x3 too gained nothing (0.995 of float32's answers instead of 0.997, in 1.28 of it).
-
-Against `dynamic`, one thread, AVX-512 VNNI, and the share of float32's answers (CIFAR-10, 10,000 test images):
-
-| int4 | R50x1: time, size | bit-tiny, 32 px: time, size, answers |
-|---|---|---|
-| CONV_2D throughout | 3.28, 0.51 | 2.33, 0.54, 0.959 |
-| dense for 1x1, int8 elsewhere | 1.01, 0.75 | 0.96, 0.76, 0.970 |
-| dense for 3x3 of small patches too | 1.06, 0.53 | 1.04, 0.58, 0.964 |
-| dense for all 3x3 | 1.39, 0.51 | 1.14, 0.55, 0.962 |
+inputs. It quantizes activations as they come, with a scale for each pixel. So it does for a CONV_2D of 1x1 by int8, of
+which it makes a dense layer by itself: `dynamic` would gain nothing by dense layers.
 """
 
 from collections.abc import Collection

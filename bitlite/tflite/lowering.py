@@ -97,8 +97,7 @@ def steps(bit: Bit) -> Graph:
 def packed_root(graph: Graph, operator: Operator) -> Tensor | None:
     """The root on 2x2 pixels at a time, where its kernel is large and the image's sides are even.
 
-    XNNPACK's integer kernels take channels by the vector, of which RGB fills little: this way the root of R50x1 takes
-    1.5 ms instead of 2.5. In float32 it takes longer, 3.3 instead of 2.9.
+    XNNPACK's integer kernels take channels by the vector, of which RGB fills little. Those of float32 gain nothing.
     """
     if operator.type != "conv" or operator.output.name != f"{MODEL}/{ROOT}":
         return None
@@ -145,16 +144,8 @@ def probabilities(graph: Graph, operator: Operator) -> Tensor | None:
 def integer_norm(graph: Graph, operator: Operator) -> Tensor | None:
     """`group_norm` with a root for each group instead of each channel: LiteRT takes long for those of integers.
 
-    XNNPACK has no root of integers, so each norm interrupts it. What else was measured on R50x1 and bit-tiny, on one
-    thread with AVX-512 VNNI:
-
-    - In float32 between DEQUANTIZE and QUANTIZE, the arithmetic of groups is XNNPACK's: 3.5 and 10 % less time. Errors
-      are as large as before, and Ethos-U leaves 62 % of bit-tiny's operators to the CPU. For CPUs there is int8_mixed.
-    - Epsilon by a convolution, which XNNPACK takes where it refuses the ADD: 0 to 1 %. No epsilon: 0 and 1.5 %. Means
-      of groups by a convolution instead of RESHAPE and MEAN: nothing. Rows of several pixels, by RESHAPE: nothing.
-
-    Whatever is done for groups, multiplying and adding make 1.16 of the time with frozen norms, with squares and their
-    means 1.21: XNNPACK multiplies int8 half as fast as it adds, on x86.
+    XNNPACK has no root of integers, so each norm interrupts it. Arithmetic of groups in float32, between DEQUANTIZE and
+    QUANTIZE, would be XNNPACK's, but Ethos-U would leave most operators to the CPU; for CPUs there is int8_mixed.
     """
     return _group_norm(graph, operator, _by_group) if operator.type == "group_norm" else None
 
@@ -200,7 +191,7 @@ def folded_norm(graph: Graph, operator: Operator) -> Tensor | None:
 def frozen_norm(graph: Graph, operator: Operator) -> Tensor | None:
     """A frozen norm as a depthwise convolution of 1x1, of which XNNPACK makes one pass with its bias and the ReLU.
 
-    Multiply, add and ReLU are three: R50x1 took 11.1 ms instead of 10.5 in int8 with them.
+    Multiply, add and ReLU would be three.
     """
     if operator.type != "frozen_norm":
         return None
