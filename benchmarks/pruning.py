@@ -55,9 +55,9 @@ from bitlite.workflow.params import (
     Calibrated,
     Channels,
     Int4,
+    Int8Mixed,
     Integers,
     Magnitude,
-    Mixed,
     NormFree,
     Quantization,
     Quantize,
@@ -72,7 +72,7 @@ QUANTIZATIONS = (
     *(Uncalibrated(scheme=name) for name in ("float32", "float16", "dynamic")),
     Int4(scheme="int4"),
     *(Integers(scheme=name) for name in ("int8", "int16x8")),
-    Mixed(scheme="int8_mixed"),
+    Int8Mixed(scheme="int8_mixed"),
 )
 PLAIN, TAUGHT = {"distillation": 0.0}, {"distillation": 0.5, "temperature": 2.0}
 # As in params.yaml.

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from bitlite.litert.timing import in_turns
+from bitlite.litert.timing import forth_and_back
 from bitlite.profiling import machine
 from bitlite.workflow.command import run
 from bitlite.workflow.errors import InputError, listed, one_line, printable
@@ -212,7 +212,7 @@ def turns(
     phone: Phone, folder: str, variants: list[str], flags: Mapping[str, object]
 ) -> Iterator[tuple[str, dict | devices.Refusal]]:
     """Each variant's turns by benchmark_model with these flags. One that it refuses has no more."""
-    for variant in in_turns(variants, devices.ROUNDS):
+    for variant in forth_and_back(variants, devices.ROUNDS):
         graph = f"--graph={folder}/{variant}.tflite"
         done = phone.ran(f"{folder}/benchmark_model", graph, *(f"--{key}={value}" for key, value in flags.items()))
         if done.returncode:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bitlite.litert.timing import in_turns, times
+from bitlite.litert.timing import forth_and_back, times
 from bitlite.profiling import machine
 
 # Begins a line of ours: shells may print what they like when one logs in.
@@ -28,7 +28,7 @@ def main(options: str, file: str = "") -> None:
     say({"cpu": machine.cpu(), "runtime": f"ai-edge-litert {version('ai-edge-litert')}"})
     left = json.loads(options)
     rounds, names = left.pop("rounds"), left.pop("variants")
-    for name in in_turns(names, rounds):
+    for name in forth_and_back(names, rounds):
         command = [sys.executable, "-m", "ship.there", json.dumps(left), str(Path("files", name))]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
         if done.returncode:

@@ -17,7 +17,7 @@ from bitlite.training.recipe import finetuning_recipe_on_dataset, recovery_recip
 from bitlite.workflow.command import run
 from bitlite.workflow.errors import under
 from bitlite.workflow.files import write_bytes
-from bitlite.workflow.params import Calibrated, Mixed, keyed, load
+from bitlite.workflow.params import Calibrated, Int8Mixed, keyed, load
 from bitlite.workflow.paths import BACKBONE
 
 CHECKED = Path("data/.checked")
@@ -42,7 +42,7 @@ def main() -> None:
 
     for name, entry in params.quantization.items():
         with under(f"quantization.{name}"):
-            if isinstance(entry, Mixed):
+            if isinstance(entry, Int8Mixed):
                 for pruning, lasting in left.items():
                     lasting.matching(entry.keep_float, "keep_float", f"the convolutions that {pruning} is sure to have")
         if isinstance(entry, Calibrated) and (told := calibration.shortfall(entry, images, len(labels))):

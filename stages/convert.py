@@ -32,7 +32,7 @@ def main(pruning: str, quantization: str) -> None:
 
     with under(f"quantization.{quantization}"):
         source = conversion.source(bit, entry, images)
-    steps = isinstance(entry, params.Chosen)
+    steps = isinstance(entry, params.Mixed)
     types, tried = mixed.choose(source, *validation) if steps else (conversion.ALL_FLOAT32, [])
     content = conversion.file(source, types)
     sample = validation[0][: convolutions.SLOW_SAMPLE.get(entry.scheme, convolutions.SAMPLE)]

@@ -20,7 +20,7 @@ from needed import missing
 
 from bitlite.bit.shapes import Shape
 from bitlite.bit.weights import untrained
-from bitlite.litert.timing import at_least, in_turns, times
+from bitlite.litert.timing import at_least, forth_and_back, times
 from bitlite.tflite import conversion
 from bitlite.workflow import metrics
 from bitlite.workflow.errors import InputError
@@ -258,9 +258,9 @@ def test_runs_go_on_for_the_number_and_for_the_time():
 
 def test_turns_go_forth_and_back_without_what_is_taken_out():
     names = ["a", "b", "c"]
-    assert list(in_turns(names, 3)) == ["a", "b", "c", "c", "b", "a", "a", "b", "c"]
+    assert list(forth_and_back(names, 3)) == ["a", "b", "c", "c", "b", "a", "a", "b", "c"]
     seen = []
-    for name in in_turns(names, 2):
+    for name in forth_and_back(names, 2):
         seen.append(name)
         if name == "b":
             names.remove("b")

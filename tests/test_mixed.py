@@ -15,7 +15,7 @@ from bitlite.tflite import conversion, convolutions, mixed
 from bitlite.tflite.graph import to_file
 from bitlite.tflite.mixed import SAVED, Alone
 from bitlite.tflite.schemes import lowered
-from bitlite.workflow.params import Chosen
+from bitlite.workflow.params import Mixed
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def validation(bit):
 
 
 def source_of(bit, **keys):
-    return conversion.source(bit, Chosen(scheme="mixed", **keys), photos(16, seed=1))
+    return conversion.source(bit, Mixed(scheme="mixed", **keys), photos(16, seed=1))
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +210,13 @@ def test_what_is_no_faster_stays_float32(bit, validation, monkeypatch):
     types, rows = mixed.choose(source_of(bit, objective="latency", max_accuracy_drop=1.0), *validation)
     assert set(types) == set(bit.paths) - slow
     assert {row["saved_us"] for row in rows[1:]} == {1000.0, -1000.0}
+
+
+def test_weights_are_rounded_as_the_entry_says_but_in_trials(bit):
+    types = dict.fromkeys(mixed.dense_layers(bit), "int4")
+    nearest = conversion.file(source_of(bit, rounding="nearest"), types)
+    compensated = source_of(bit, rounding="compensated")
+    assert conversion.file(compensated, types, trial=True) == nearest != conversion.file(compensated, types)
 
 
 @pytest.mark.parametrize("types", ["int8", "int4"])

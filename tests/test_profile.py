@@ -17,7 +17,7 @@ from bitlite.profiling.operators import Operator
 from bitlite.profiling.profile import Recording
 from bitlite.pruning.freezing import frozen
 from bitlite.tflite import conversion, convolutions
-from bitlite.workflow.params import Chosen, Int4, Integers, Mixed, Uncalibrated
+from bitlite.workflow.params import Int4, Int8Mixed, Integers, Mixed, Uncalibrated
 
 SIZE = (24, 16)
 
@@ -36,8 +36,8 @@ def files(bit, tmp_path_factory):
     schemes["int4"] = Int4(scheme="int4")
     schemes["winograd"] = Uncalibrated(scheme="float32", winograd=True)
     schemes["int8"] = Integers(scheme="int8", calibration_images=4)
-    schemes["int8_mixed"] = Mixed(scheme="int8_mixed", calibration_images=4)
-    schemes["mixed"] = Chosen(scheme="mixed", calibration_images=4)
+    schemes["int8_mixed"] = Int8Mixed(scheme="int8_mixed", calibration_images=4)
+    schemes["mixed"] = Mixed(scheme="mixed", calibration_images=4)
     for name, entry in schemes.items():
         content = conversion.convert(bit, entry, photos, types=types_of(bit))
         (directory / f"{name}.tflite").write_bytes(content)

@@ -360,6 +360,25 @@ def test_channels_recover(square):
     assert not any(np.array_equal(trained.weights[name], value) for name, value in smaller.weights.items())
 
 
+@pytest.mark.parametrize(
+    ("entry", "standardised"),
+    [
+        (Channels(method="channels", keep=0.5, importance="norm", steps=2), True),
+        (Units(method="units", steps=2), True),
+        # Frozen norms take no scale out of what they read.
+        (NormFree(method="norm_free", norms="inner", steps=2), False),
+    ],
+    ids=lambda value: getattr(value, "method", ""),
+)
+def test_kernels_are_standardised_as_they_recover_where_all_norms_are_exact(square, entry, standardised):
+    trained = recovered(square, entry)
+    assert not trained.architecture.standardized
+    kernels = [value for name, value in trained.kernels.items() if not name.startswith(HEAD)]
+    deviations = np.concatenate([kernel.std(axis=(0, 1, 2)) for kernel in kernels])
+    means = np.concatenate([kernel.mean(axis=(0, 1, 2)) for kernel in kernels])
+    assert (np.abs(deviations - 1).max() < 1e-4 and np.abs(means).max() < 1e-4) == standardised
+
+
 # Patterns of zeros
 
 

@@ -11,7 +11,7 @@ from bitlite.bit import network
 from bitlite.bit.names import HEAD, POOL, ROOT, unit
 from bitlite.tflite import calibration, conversion, convolutions, scaling
 from bitlite.workflow.errors import InputError
-from bitlite.workflow.params import Int4, Integers, Mixed, Uncalibrated
+from bitlite.workflow.params import Int4, Int8Mixed, Integers, Uncalibrated
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def paths(bit):
 
 
 def made(bit, **keys):
-    return conversion.convert(bit, Mixed(scheme="int8_mixed", **keys), photos(16, seed=1))
+    return conversion.convert(bit, Int8Mixed(scheme="int8_mixed", **keys), photos(16, seed=1))
 
 
 def powers(bit):
@@ -101,7 +101,7 @@ def movers(content):
 @pytest.mark.parametrize("patterns", [(), (ROOT, "*/proj/*")])
 def test_values_are_moved_in_the_type_of_the_convolution(patterns):
     bit = bit_of(filters=16, units=(1, 1), root=7, pool=True)
-    found = movers(conversion.convert(bit, Mixed(scheme="int8_mixed", keep_float=patterns), photos(16, seed=1)))
+    found = movers(conversion.convert(bit, Int8Mixed(scheme="int8_mixed", keep_float=patterns), photos(16, seed=1)))
     kept = [ROOT, POOL, *([unit(2, 1).projection] if patterns else [])]
     # The root's two slices, packing and padding, the pool and its padding, and a slice and a padding of block 2.
     assert len(found) == 8
@@ -150,7 +150,7 @@ def test_ranges_are_those_of_the_keras_layers(bit, paths, float32):
     # int8 has half a step of error to a range of some 8 standard deviations: about 40 dB at best, less what adds up.
     [
         (Uncalibrated(scheme="float16"), {"float16"}, 55), (Uncalibrated(scheme="dynamic"), {"int8"}, 25),
-        (Integers(scheme="int8"), {"int8"}, 10), (Mixed(scheme="int8_mixed"), {"int8"}, 20),
+        (Integers(scheme="int8"), {"int8"}, 10), (Int8Mixed(scheme="int8_mixed"), {"int8"}, 20),
         (Integers(scheme="int16x8"), {"int8"}, 15), (Int4(scheme="int4"), {"int4", "int8"}, 0),
     ],
     ids=lambda value: getattr(value, "scheme", ""),

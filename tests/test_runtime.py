@@ -96,5 +96,12 @@ def test_a_median_is_known_as_well_as_the_bootstrap_says():
         assert latency.settled(times) == expected
 
 
+def test_a_median_that_drifts_is_not_known():
+    """Though as many times in another order would do."""
+    drifting = np.linspace(1, 1.12, 100)
+    assert not latency.settled(drifting)
+    assert latency.settled(np.random.default_rng(0).permutation(drifting))
+
+
 def test_ratio_is_of_medians_in_turns(files):
     assert 0.5 < latency.ratio(files["int8"], files["int8"], rounds=5, runs=20) < 2

@@ -24,14 +24,14 @@ from bitlite.tflite import calibration, conversion, flatbuffer, mixed, quantizer
 from bitlite.tflite.convolutions import find
 from bitlite.tflite.graph import to_file
 from bitlite.tflite.lowering import lower
-from bitlite.workflow.params import Chosen, Int4, Integers, Mixed, Uncalibrated
+from bitlite.workflow.params import Int4, Int8Mixed, Integers, Mixed, Uncalibrated
 
 SCHEMES = {
     **{name: Uncalibrated(scheme=name) for name in ("float32", "float16", "dynamic")},
     "int4": Int4(scheme="int4"),
     **{name: Integers(scheme=name) for name in ("int8", "int16x8")},
-    "int8_mixed": Mixed(scheme="int8_mixed"),
-    "mixed": Chosen(scheme="mixed"),
+    "int8_mixed": Int8Mixed(scheme="int8_mixed"),
+    "mixed": Mixed(scheme="mixed"),
 }
 SIZE = (24, 16)
 

@@ -51,7 +51,7 @@ def at_least(runs: int, seconds: float) -> Iterator[int]:
     return itertools.takewhile(lambda run: run < runs or time.monotonic() < end, itertools.count())
 
 
-def in_turns(names: list[str], rounds: int) -> Iterator[str]:
+def forth_and_back(names: list[str], rounds: int) -> Iterator[str]:
     """Every name once a round, forth and back: a machine that gets warm, or busy, favours none.
 
     A name that is removed from `names` meanwhile has no further turns.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bitlite.workflow.errors import missing
 from bitlite.workflow.files import read_csv
-from bitlite.workflow.params import Chosen, Params
+from bitlite.workflow.params import Mixed, Params
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def read(params: Params, plots: Path) -> dict[str, Search]:
 
     Raises InputError if such a file is missing.
     """
-    chosen = {name: entry for name, entry in params.quantization.items() if isinstance(entry, Chosen)}
+    chosen = {name: entry for name, entry in params.quantization.items() if isinstance(entry, Mixed)}
     found = {}
     for variant in params.variants:
         if entry := chosen.get(variant.partition("-")[2]):

@@ -12,7 +12,7 @@ from bitlite.tflite.flatbuffer import compact
 from bitlite.tflite.graph import to_file
 from bitlite.tflite.lowering import lower
 from bitlite.tflite.schemes import SCHEMES, Source, Types, lowered
-from bitlite.workflow.params import Calibrated, Mixed, Quantization, Static, Uncalibrated
+from bitlite.workflow.params import Calibrated, Int8Mixed, Quantization, Static, Uncalibrated
 
 FLOAT32 = Uncalibrated(scheme="float32")
 ALL_FLOAT32: Types = MappingProxyType({})
@@ -35,7 +35,7 @@ def source(bit: Bit, entry: Quantization, images: Collection[np.ndarray] = ()) -
     """What `convert` makes files of, lowered and calibrated."""
     bit = bit.folded()
     scheme = SCHEMES[entry.scheme]
-    if isinstance(entry, Mixed):
+    if isinstance(entry, Int8Mixed):
         entry = entry.model_copy(update={"keep_float": tuple(bit.matching(entry.keep_float, "keep_float"))})
     graph = lower(bit, scheme.rewrites(entry))
     float32 = to_file(graph)

@@ -298,7 +298,7 @@ class Integers(Static):
     scheme: Literal["int8", "int16x8"]
 
 
-class Mixed(Static):
+class Int8Mixed(Static):
     """int8 in convolutions but those that `keep_float` names, float32 elsewhere."""
 
     scheme: Literal["int8_mixed"]
@@ -312,7 +312,7 @@ class Mixed(Static):
         return data
 
 
-class Chosen(Static):
+class Mixed(Static):
     """Each convolution of the type that its harm to accuracy allows, float32 elsewhere."""
 
     scheme: Literal["mixed"]
@@ -379,7 +379,7 @@ class Compare(Section):
 Pruning = Annotated[
     NoPruning | Magnitude | NM | Channels | Units | NormFree | Quantize | Combine, Field(discriminator="method")
 ]
-Quantization = Annotated[Uncalibrated | Int4 | Integers | Mixed | Chosen, Field(discriminator="scheme")]
+Quantization = Annotated[Uncalibrated | Int4 | Integers | Int8Mixed | Mixed, Field(discriminator="scheme")]
 
 
 class Params(Section):

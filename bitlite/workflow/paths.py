@@ -49,4 +49,4 @@ def last_name(path: str) -> str:
 
 def interrupted() -> Path:
     """The folder that tells where interrupted trainings stand: those of the project and of its experiments."""
-    return project() / "models/.finetuning"
+    return project() / "models/.interrupted"
