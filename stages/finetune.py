@@ -28,7 +28,7 @@ from bitlite.workflow.paths import BACKBONE, FINETUNED, FINETUNED_PREDICTIONS, M
 
 def main() -> None:
     params = load()
-    devices = strategy(params.finetune.devices)
+    devices = strategy(params.finetune.devices, params.finetune.threads)
     run = Run.on_dataset(params.finetune, params.seed)
     image_size, labels = (run.recipe.image_size, run.recipe.image_size), dataset.labels()
     bit = Bit.load(BACKBONE).with_head(labels, image_size)

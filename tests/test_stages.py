@@ -340,6 +340,28 @@ def test_finetune_again_gives_equal_bytes(copy):
     assert contents(*folders) == before
 
 
+ONE_CORE = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a core")
+
+
+@ONE_CORE
+@pytest.mark.parametrize(
+    ("stage", "folders"),
+    [("finetune", ("models/finetuned", "plots/finetune")), ("prune channels", ("models/pruned", "plots/prune"))],
+)
+def test_one_core_another_hash_seed_and_other_settings_of_tensorflow_give_equal_bytes(stage, folders, copy):
+    before = contents("metrics", *folders)
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7", "TF_ENABLE_ONEDNN_OPTS": "0",
+        "TF_NUM_INTRAOP_THREADS": "1",
+    }  # fmt: skip
+    one = min(os.sched_getaffinity(0))
+    subprocess.run(
+        [sys.executable, "-m", *f"stages.{stage}".split()],
+        check=True, env=environment, preexec_fn=lambda: os.sched_setaffinity(0, {one}),
+    )  # fmt: skip
+    assert contents("metrics", *folders) == before
+
+
 def test_prune_convert_and_evaluate_again_give_equal_bytes(copy):
     before = contents("models", "metrics", "plots")
     prune.main("magnitude")

@@ -92,12 +92,12 @@ def prune_and_recover(
     Curves of the recovery go to the directory `curves`; an interrupted one goes on from `checkpoint`. Raises InputError
     if `entry` can't be done.
     """
+    devices = strategy("one" if params.finetune.devices == "one" else "all", params.finetune.threads)
     run = Run.on_dataset(params.finetune, params.seed)
     test, labels = dataset.read("test", finetuned.architecture.image_size)
     folded = finetuned.folded()
     at_once = prune(folded, entry, partial(sampled, run, folded))
     before = accuracy(predict(network.build(at_once), test), labels)
-    devices = strategy("one" if params.finetune.devices == "one" else "all")
     with logged(curves) as log, devices.scope(), network.precision(params.finetune.precision):
         bit = recover(at_once, finetuned, entry, run, log, checkpoint)
     scores = measures.of_model(bit, predict(network.build(bit), test), labels)

@@ -7,6 +7,8 @@ from bitlite.workflow.console import drop_notices
 
 # tfmot and TF Hub work with Keras 2 only (tfmot issue 1119), and TensorFlow picks Keras when it is first imported.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+# Whether TensorFlow computes by oneDNN changes last digits: it is to follow from the machine alone.
+os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)
 # Of TensorFlow's C++ only errors show: its notices would drown a stage's own progress.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Some it prints all the same, when it is imported, which is before any `main`.

@@ -104,6 +104,7 @@ class Finetune(Section):
     batch_split: Auto | Positive = "auto"
     precision: Literal["float32", "mixed"] = "float32"
     devices: Literal["one", "all", "all_hosts"] = "one"
+    threads: Auto | Positive = 2
     cache_mb: Count = 1000
 
     @model_validator(mode="after")
