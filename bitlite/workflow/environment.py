@@ -4,6 +4,7 @@ import os
 import sys
 
 from bitlite.workflow.console import drop_notices
+from bitlite.workflow.starter import end_with_dvc
 
 # tfmot and TF Hub work with Keras 2 only (tfmot issue 1119), and TensorFlow picks Keras when it is first imported.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -11,6 +12,10 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)
 # Of TensorFlow's C++ only errors show: its notices would drown a stage's own progress.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+program = getattr(sys.modules["__main__"].__spec__, "name", "")
 # Some it prints all the same, when it is imported, which is before any `main`.
-if (program := sys.modules["__main__"].__spec__) and program.name.startswith(("stages.", "benchmarks.", "ship.")):
+if program.startswith(("stages.", "benchmarks.", "ship.")):
     drop_notices()
+# DVC may die while libraries are imported, which takes seconds.
+if program.startswith("stages."):
+    end_with_dvc()

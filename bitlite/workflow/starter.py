@@ -1,0 +1,42 @@
+"""The DVC that started a stage: once it has died, the stage ends too."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+# Seconds between two looks at DVC, and those that an interrupted stage has to clean up.
+LOOK, CLEAN_UP = 1, 5
+
+
+def end_with_dvc() -> None:
+    """Interrupt this process soon after the DVC that runs it as a stage has died, if one does.
+
+    A DVC that is killed alone leaves its stage running, which would write over what a later run makes.
+    """
+    if "DVC_STAGE" in os.environ:
+        threading.Thread(target=_watch, daemon=True).start()
+
+
+def _watch() -> None:
+    with suppress(psutil.NoSuchProcess):
+        dvc = _dvc()
+        while dvc.status() != psutil.STATUS_ZOMBIE and dvc.is_running():
+            time.sleep(LOOK)
+    with suppress(OSError):  # nobody may be left to read it
+        print("dvc has ended, and so does the stage that it ran", file=sys.stderr)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(CLEAN_UP)
+    os._exit(128 + signal.SIGINT)
+
+
+def _dvc() -> psutil.Process:
+    """The process that started this one, by a shell of the user's, which may or may not have become this process."""
+    above = psutil.Process().parents()
+    shell = Path(os.environ.get("SHELL") or "/bin/sh").name
+    return above[1] if above[0].name() == shell else above[0]
