@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Callable
 
+from bitlite.workflow.ending import main_begins
 from bitlite.workflow.errors import InputError, one_line, printable
 
-# What is not the code's to mend: no permission, a read-only or full disk.
-REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+# What is not the code's to mend: no permission, a read-only or full disk, a limit of files' size.
+REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def run(main: Callable[..., None]) -> None:
@@ -27,6 +28,7 @@ def run(main: Callable[..., None]) -> None:
         inspect.signature(main).bind(*sys.argv[1:])
     except TypeError:
         sys.exit(sys.modules["__main__"].__doc__)
+    main_begins()
     try:
         main(*sys.argv[1:])
     except InputError as error:

@@ -4,7 +4,7 @@ import os
 import sys
 
 from bitlite.workflow.console import drop_notices
-from bitlite.workflow.starter import end_with_dvc
+from bitlite.workflow.ending import end_imports_by_ctrl_c, end_with_dvc
 
 # tfmot and TF Hub work with Keras 2 only (tfmot issue 1119), and TensorFlow picks Keras when it is first imported.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -16,6 +16,7 @@ program = getattr(sys.modules["__main__"].__spec__, "name", "")
 # Some it prints all the same, when it is imported, which is before any `main`.
 if program.startswith(("stages.", "benchmarks.", "ship.")):
     drop_notices()
-# DVC may die while libraries are imported, which takes seconds.
+# Libraries take seconds to import, within which DVC may die and users lose patience.
 if program.startswith("stages."):
+    end_imports_by_ctrl_c()
     end_with_dvc()

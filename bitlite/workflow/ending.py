@@ -1,4 +1,4 @@
-"""The DVC that started a stage: once it has died, the stage ends too."""
+"""How a stage ends before its time: by Ctrl-C while it imports libraries, or with the DVC that runs it."""
 
 import os
 import signal
@@ -12,6 +12,23 @@ import psutil
 
 # Seconds between two looks at DVC, and those that an interrupted stage has to clean up.
 LOOK, CLEAN_UP = 1, 5
+
+
+def end_imports_by_ctrl_c() -> None:
+    """Until `main_begins`, Ctrl-C ends this process at once: libraries that are imported may swallow an exception."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored
+        signal.signal(signal.SIGINT, _end)
+
+
+def main_begins() -> None:
+    """From here on Ctrl-C raises KeyboardInterrupt, as ever."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(*_: object) -> None:
+    print("interrupted", file=sys.stderr)
+    os._exit(128 + signal.SIGINT)
 
 
 def end_with_dvc() -> None:
