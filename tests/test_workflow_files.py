@@ -2,6 +2,8 @@
 
 import ast
 import re
+import shutil
+import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -226,3 +228,21 @@ def requirements(name: str) -> dict[str, set[str]]:
     for package, version in re.findall(r"^([\w-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE):
         found.setdefault(package, set()).add(version)
     return found
+
+
+@pytest.mark.parametrize(
+    ("path", "way_out"), [("dvc.lock", "git checkout dvc.lock"), (".dvc/tmp/rwlock", "rm .dvc/tmp/rwlock")]
+)
+def test_make_says_the_way_out_of_files_that_a_killed_dvc_leaves_empty(tmp_path, path, way_out):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+
+    def make():
+        return subprocess.run(["make", "--silent", "unharmed"], cwd=tmp_path, capture_output=True, text=True)
+
+    file = tmp_path / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    assert (make().returncode, make().stderr) == (0, "")
+    file.write_text("something")
+    assert make().returncode == 0
+    file.write_text("")
+    assert make().returncode and f"{path} is empty, as a DVC that was killed leaves it: {way_out}\n" in make().stderr
