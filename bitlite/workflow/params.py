@@ -427,6 +427,8 @@ AS_WRITTEN = {"dataset": ("name", "data_dir"), "backbone": ("name", "source")}
 
 def load(path: Path = Path("params.yaml")) -> Params:
     """The checked content of `path`. Raises InputError that names the key, its value and what is allowed."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{path} cannot be read: it is no file")
     try:
         # DVC reads YAML 1.2; PyYAML reads 1.1, where 1e-3 is a string and `on` a boolean.
         content = YAML(typ="safe", pure=True).load(path)
