@@ -112,7 +112,7 @@ class Clone:
         return {path: digest for path, digest in digests.items() if not TIMED.match(path)}
 
     def leftovers(self) -> list[str]:
-        """Scratch and checkpoints among the outputs. What libraries of killed processes leave in TMPDIR is no concern."""
+        """Scratch and checkpoints among the outputs; not what libraries of killed processes leave in TMPDIR."""
         found = [path for folder in OUTPUTS for path in (self.directory / folder).rglob(".*-*")]
         found += (self.directory / "models").glob(".interrupted")
         return [path.name for path in found]
