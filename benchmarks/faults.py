@@ -235,9 +235,8 @@ def interrupts(clone: Unbroken) -> bool:
             process = clone.start("dvc", "repro", "--force", "--single-item", stage)
             reached(process, stage)
             # From Python's own start on, which takes some tenths of a second, to the end.
-            moment = 0.5 + chosen.random() * max(0, 0.8 * clone.seconds[stage] - 0.5)
+            moment = 0.5 + chosen.random() * max(0, 0.6 * clone.seconds[stage] - 0.5)
             time.sleep(moment)
-            over = not any("stages." in each for process in clone.processes() for each in process.cmdline())
             since = time.monotonic()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGINT)
@@ -246,6 +245,7 @@ def interrupts(clone: Unbroken) -> bool:
                 time.sleep(0.1)
             seconds = time.monotonic() - since
             lines = [line for line in said.splitlines() if not DVC.match(line) and "|" not in line]
+            over = "failed to reproduce" not in said
             good = seconds < SECONDS_TO_END and "Traceback" not in said and (over or lines[-1:] == ["interrupted"])
             outcome = f"{seconds:.1f} s, {len(left)} processes left, {lines}" + (" (over by then)" if over else "")
             yield f"{stage}, after {moment:.1f} s", outcome, good and not left

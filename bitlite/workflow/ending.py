@@ -8,8 +8,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
 # Seconds between two looks at DVC, and those that an interrupted stage has to clean up.
 LOOK, CLEAN_UP = 1, 5
 
@@ -41,8 +39,13 @@ def end_with_dvc() -> None:
 
 
 def _watch() -> None:
+    import psutil  # only once Ctrl-C ends this process with a line: importing takes time
+
     with suppress(psutil.NoSuchProcess):
-        dvc = _dvc()
+        # DVC starts a stage by a shell of the user's, which may or may not have become this process.
+        parent, *above = psutil.Process().parents()
+        shell = Path(os.environ.get("SHELL") or "/bin/sh").name
+        dvc = above[0] if parent.name() == shell and above else parent
         while dvc.status() != psutil.STATUS_ZOMBIE and dvc.is_running():
             time.sleep(LOOK)
     with suppress(OSError):  # nobody may be left to read it
@@ -50,10 +53,3 @@ def _watch() -> None:
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(CLEAN_UP)
     os._exit(128 + signal.SIGINT)
-
-
-def _dvc() -> psutil.Process:
-    """The process that started this one, by a shell of the user's, which may or may not have become this process."""
-    above = psutil.Process().parents()
-    shell = Path(os.environ.get("SHELL") or "/bin/sh").name
-    return above[1] if above[0].name() == shell else above[0]

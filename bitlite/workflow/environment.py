@@ -13,10 +13,10 @@ os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)
 # Of TensorFlow's C++ only errors show: its notices would drown a stage's own progress.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 program = getattr(sys.modules["__main__"].__spec__, "name", "")
-# Some it prints all the same, when it is imported, which is before any `main`.
-if program.startswith(("stages.", "benchmarks.", "ship.")):
-    drop_notices()
-# Libraries take seconds to import, within which DVC may die and users lose patience.
+# Libraries take seconds to import, within which users lose patience and DVC may die.
 if program.startswith("stages."):
     end_imports_by_ctrl_c()
     end_with_dvc()
+# Some lines TensorFlow prints all the same, when it is imported, which is before any `main`.
+if program.startswith(("stages.", "benchmarks.", "ship.")):
+    drop_notices()
