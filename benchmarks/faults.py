@@ -117,15 +117,18 @@ class Clone:
         found += (self.directory / "models").glob(".interrupted")
         return [path.name for path in found]
 
-    def outputs(self, stage: str) -> list[Path]:
-        locked = YAML(typ="safe").load(self.directory / "dvc.lock")["stages"][stage]
-        return [self.directory / out["path"] for out in locked["outs"]]
+    def outputs(self, stage: str) -> dict[Path, Path]:
+        """Where DVC's cache keeps each output of a stage, unless Git does."""
+        locked = YAML(typ="safe").load(self.directory / "dvc.lock")["stages"][stage]["outs"]
+        cache = self.directory / ".dvc/cache/files/md5"
+        return {self.directory / out["path"]: cache / out["md5"][:2] / out["md5"][2:] for out in locked}
 
     def forget(self, stage: str) -> None:
-        """Remove the outputs of a stage, and what DVC keeps of its runs, so that it must run again."""
+        """Remove the outputs of a stage and what DVC's cache has of them, so that it must run again."""
         shutil.rmtree(self.directory / ".dvc/cache/runs", ignore_errors=True)
-        for path in self.outputs(stage):
+        for path, cached in self.outputs(stage).items():
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            cached.unlink(missing_ok=True)
 
     def processes(self) -> list[psutil.Process]:
         """Those that run in the clone."""
@@ -320,9 +323,11 @@ def together(clone: Unbroken) -> bool:
 
 def reached(process: subprocess.Popen, stage: str) -> None:
     """Read what DVC prints up to the line that it runs `stage`."""
-    for line in process.stdout:
-        if line.startswith(f"Running stage '{stage}'"):
-            return
+    said = []
+    while not (said and said[-1].startswith(f"Running stage '{stage}'")):
+        said.append(process.stdout.readline())
+        if not said[-1]:
+            sys.exit(f"DVC does not run {stage}:\n{''.join(said)}")
 
 
 def end(process: subprocess.Popen, by: signal.Signals) -> None:

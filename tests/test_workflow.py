@@ -362,8 +362,9 @@ def test_of_two_runs_at_once_both_are_right_or_one_is_told_of_the_lock(clone):
 
 def forget_finetuning(clone: Clone) -> None:
     """Have the next run train anew."""
-    shutil.rmtree(clone.directory / "models" / "finetuned")
     shutil.rmtree(clone.directory / ".dvc" / "cache" / "runs")
+    shutil.rmtree(clone.directory / "models" / "finetuned")
+    (clone.directory / "metrics" / "finetune.json").unlink()  # which the cache lacks
 
 
 def start_repro(clone: Clone) -> subprocess.Popen:
