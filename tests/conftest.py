@@ -11,7 +11,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Other processes compute on as many threads as this one does.
-os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "2"
+os.environ["TF_NUM_INTRAOP_THREADS"] = "2"
 
 
 def pytest_collection_finish() -> None:

@@ -17,13 +17,12 @@ from bitlite.workflow.params import Auto
 def strategy(devices: str, threads: Auto | int = "auto") -> tf.distribute.Strategy:
     """The strategy under which to build a model that trains on `one` device, `all` GPUs of the host, or `all_hosts`.
 
-    From here on TensorFlow computes on so many `threads`, whatever the number of cores: how it splits sums among them
-    decides their last digits. auto: as many as there are cores. This must come before any other use of TensorFlow,
-    which raises RuntimeError; hosts besides find each other by TF_CONFIG only then.
+    From here on TensorFlow computes each operation on so many `threads`, whatever the number of cores: how it splits
+    sums among them decides their last digits. auto: as many as there are cores. This must come before any other use of
+    TensorFlow, or RuntimeError is raised; hosts find each other by TF_CONFIG only then.
     """
-    count = 0 if threads == "auto" else threads
-    tf.config.threading.set_intra_op_parallelism_threads(count)
-    tf.config.threading.set_inter_op_parallelism_threads(count)
+    # How many operations it computes at once (inter_op) changes no bytes, and few would keep many GPUs waiting.
+    tf.config.threading.set_intra_op_parallelism_threads(0 if threads == "auto" else threads)
     if devices == "all":
         return tf.distribute.MirroredStrategy()
     if devices == "all_hosts":
