@@ -364,7 +364,8 @@ def forget_finetuning(clone: Clone) -> None:
     """Have the next run train anew."""
     shutil.rmtree(clone.directory / ".dvc" / "cache" / "runs")
     shutil.rmtree(clone.directory / "models" / "finetuned")
-    (clone.directory / "metrics" / "finetune.json").unlink()  # which the cache lacks
+    (model,) = yaml.safe_load((clone.directory / "dvc.lock").read_text())["stages"]["finetune"]["outs"][1:2]
+    (clone.directory / ".dvc/cache/files/md5" / model["md5"][:2] / model["md5"][2:]).unlink()
 
 
 def start_repro(clone: Clone) -> subprocess.Popen:

@@ -233,7 +233,7 @@ def requirements(name: str) -> dict[str, set[str]]:
 @pytest.mark.parametrize(
     ("path", "way_out"), [("dvc.lock", "git checkout dvc.lock"), (".dvc/tmp/rwlock", "rm .dvc/tmp/rwlock")]
 )
-def test_make_says_the_way_out_of_files_that_a_killed_dvc_leaves_empty(tmp_path, path, way_out):
+def test_make_says_the_way_out_of_files_that_a_killed_dvc_leaves_cut_short(tmp_path, path, way_out):
     shutil.copy(ROOT / "Makefile", tmp_path)
 
     def make():
@@ -242,7 +242,9 @@ def test_make_says_the_way_out_of_files_that_a_killed_dvc_leaves_empty(tmp_path,
     file = tmp_path / path
     file.parent.mkdir(parents=True, exist_ok=True)
     assert (make().returncode, make().stderr) == (0, "")
-    file.write_text("something")
+    file.write_text("something\n")
     assert make().returncode == 0
-    file.write_text("")
-    assert make().returncode and f"{path} is empty, as a DVC that was killed leaves it: {way_out}\n" in make().stderr
+    for left in ("", "someth")[: 2 if path == "dvc.lock" else 1]:  # DVC writes rwlock at once
+        file.write_text(left)
+        assert make().returncode
+        assert f"{path} is cut short, as a DVC that was killed leaves it: {way_out}\n" in make().stderr
