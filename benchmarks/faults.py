@@ -66,6 +66,8 @@ DVC = re.compile(
     r"Running stage |> python -m |Stage '|(Generating|Updating) lock file|To track the changes|\tgit add |"
     r"To enable auto staging|\tdvc config |Use `dvc push`|ERROR: failed to reproduce|ERROR: interrupted by the user|$"
 )
+# Of a dvc.lock that DVC was killed over.
+CUT_SHORT = re.compile(r"dvc\.lock' (validation failed|is invalid)|YAML file structure is corrupted")
 LOCKED = "Unable to acquire lock"
 
 
@@ -217,7 +219,7 @@ def kills(clone: Unbroken) -> bool:
             name = f"{stage}, after {moment:.1f} s" + (" (over by then)" if over else "")
             status, said = clone.try_to("dvc", "repro")
             helped = []
-            if status and "dvc.lock' " in said:  # is empty or cut short
+            if status and CUT_SHORT.search(said):
                 clone.do("git", "checkout", "dvc.lock")
                 helped.append("after git checkout dvc.lock")
             if status and "RWLock-file" in said:

@@ -364,7 +364,8 @@ def forget_finetuning(clone: Clone) -> None:
     """Have the next run train anew."""
     shutil.rmtree(clone.directory / ".dvc" / "cache" / "runs")
     shutil.rmtree(clone.directory / "models" / "finetuned")
-    (model,) = yaml.safe_load((clone.directory / "dvc.lock").read_text())["stages"]["finetune"]["outs"][1:2]
+    outs = yaml.safe_load((clone.directory / "dvc.lock").read_text())["stages"]["finetune"]["outs"]
+    (model,) = [out for out in outs if out["path"] == "models/finetuned"]
     (clone.directory / ".dvc/cache/files/md5" / model["md5"][:2] / model["md5"][2:]).unlink()
 
 
