@@ -12,13 +12,20 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 PIN := $(BIN)/uv pip compile --universal --python-version 3.11 --no-header
 
-.PHONY: repro where demo verify test lint requirements
+.PHONY: repro unharmed where demo verify test lint requirements
 
-repro: .venv/installed
+repro: .venv/installed unharmed
 	$(RUN) dvc repro
 
+# A DVC that dies while it writes these files leaves them empty or cut short, and then no command of DVC's works.
+unharmed:
+	@test ! -e dvc.lock || { test -s dvc.lock && test -z "$$(tail -c 1 dvc.lock)"; } || \
+		{ echo "dvc.lock is cut short, as a DVC that was killed leaves it: git checkout dvc.lock" >&2; exit 1; }
+	@test ! -e .dvc/tmp/rwlock -o -s .dvc/tmp/rwlock || \
+		{ echo ".dvc/tmp/rwlock is cut short, as a DVC that was killed leaves it: rm .dvc/tmp/rwlock" >&2; exit 1; }
+
 # By itself DVC would not notice that there are tools which there were not.
-where: .venv/where
+where: .venv/where unharmed
 	$(RUN) dvc repro convert
 	$(RUN) dvc repro --force --single-item evaluate
 	$(RUN) dvc repro

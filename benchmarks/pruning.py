@@ -218,7 +218,6 @@ def curve(*epochs: str) -> None:
     """Print the points of accuracy that recovery loses against the dense model, by epochs, seed by seed."""
     bench, images = Bench("auto"), dataset.digest()
     dense, weights = bench.accuracies(bench.dense), (FINETUNED / "weights.npz").read_bytes()
-    checkpoint = Checkpoint(CURVE / "unfinished", images)
     print(f"{'':16} {'epochs':>6} {'seed':>4} {'test':>8} {'lost':>6} {'validation':>10} {'lost':>6}", flush=True)
 
     def show(name: str, count: str, seed: str | int, found: np.ndarray) -> None:
@@ -236,8 +235,9 @@ def curve(*epochs: str) -> None:
                 key = hashlib.sha256(repr((images, bench.run.recipe, entry, seed)).encode() + weights).hexdigest()
                 file = CURVE / f"{key[:16]}.json"
                 if not file.exists():
-                    test, validation = bench.accuracies(bench.recovered(entry, seed, checkpoint)[1])
-                    write_json(file, {"test": test, "validation": validation})
+                    with Checkpoint(CURVE / "unfinished", key) as checkpoint:
+                        test, validation = bench.accuracies(bench.recovered(entry, seed, checkpoint)[1])
+                        write_json(file, {"test": test, "validation": validation})
                 scores = json.loads(file.read_text())
                 found.append((scores["test"], scores["validation"]))
                 show(name, count, seed, found[-1])

@@ -14,7 +14,7 @@ from bitlite.tflite import calibration, conversion, convolutions, mixed
 from bitlite.workflow import params
 from bitlite.workflow.command import run
 from bitlite.workflow.errors import under
-from bitlite.workflow.files import write_bytes, write_csv
+from bitlite.workflow.files import whole, write_bytes, write_csv
 from bitlite.workflow.paths import PLOTS, PRUNED, TFLITE
 
 
@@ -40,9 +40,11 @@ def main(pruning: str, quantization: str) -> None:
 
     variant = f"{pruning}-{quantization}"
     write_bytes(TFLITE / f"{variant}.tflite", content)
-    write_csv(PLOTS / "convert" / variant / "layers.csv", convolutions.COLUMNS, rows)
+    with whole(PLOTS / "convert" / variant) as plots:
+        write_csv(plots / "layers.csv", convolutions.COLUMNS, rows)
+        if steps:
+            write_csv(plots / "steps.csv", mixed.COLUMNS, tried)
     if steps:
-        write_csv(PLOTS / "convert" / variant / "steps.csv", mixed.COLUMNS, tried)
         counts = Counter(row["type"] for row in rows)
         print("Convolutions:", ", ".join(f"{number} {type}" for type, number in counts.items()))
     if entry.scheme == "int8_mixed":

@@ -1,7 +1,9 @@
 """The prepared data set: its images as an array that memory need not hold, and damage, which is named."""
 
 import io
+import resource
 import struct
+import tempfile
 
 import numpy as np
 import pytest
@@ -129,3 +131,21 @@ def test_missing_directory_says_what_to_run(tmp_path):
     for use in (dataset.labels, dataset.median_area, lambda d: dataset.read("test", (8, 8), d)):
         with pytest.raises(InputError, match="nowhere is no prepared data set; run: dvc repro download"):
             use(tmp_path / "nowhere")
+
+
+def test_a_data_set_that_can_t_be_written_is_told_in_one_line_and_the_old_one_stays(prepared, monkeypatch, tmp_path):
+    """As on a full disk; TensorFlow's writer has errors of its own."""
+    before = {path: path.read_bytes() for path in prepared.iterdir()}
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    encoded = np.random.default_rng(0).bytes(10**5)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5 * 10**4, limit[1]))
+    try:
+        with pytest.raises(InputError, match="set can't be written: .*File too large") as error:
+            dataset.write(prepared, ["a"], {"train": lambda: iter([(encoded, 0)])})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert len(str(error.value).splitlines()) == 1
+    assert {path: path.read_bytes() for path in prepared.iterdir()} == before
+    assert set(tmp_path.iterdir()) == {prepared, tmp_path / "tmp"} and not any((tmp_path / "tmp").iterdir())

@@ -436,6 +436,12 @@ def test_broken_file(committed, capsys, content):
     assert refusal(capsys).startswith("params.yaml")
 
 
+def test_a_pipe_is_not_waited_for(committed, capsys):
+    Path("params.yaml").unlink(missing_ok=True)
+    os.mkfifo("params.yaml")
+    assert refusal(capsys) == "params.yaml cannot be read: it is no file"
+
+
 def test_missing_file(committed, capsys):
     message = refusal(capsys)
     assert message == "params.yaml is not here: run this in the project's own folder"

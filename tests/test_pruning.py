@@ -549,7 +549,6 @@ def test_interrupted_recovery_ends_as_an_unbroken_one(square, tmp_path, entry, s
         assert len(list(checkpoint.directory.iterdir())) == 1
     assert equal(recovered(square, entry, log=lambda *point: again.append(point), checkpoint=checkpoint), unbroken)
     assert again == curve
-    assert not any(tmp_path.iterdir())
 
 
 def test_finished_parts_are_not_trained_again(square, tmp_path, monkeypatch):
@@ -569,7 +568,8 @@ def test_finished_parts_are_not_trained_again(square, tmp_path, monkeypatch):
 
 
 def test_checkpoint_of_another_entry_is_ignored(square, tmp_path):
-    checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
+    def checkpoint(entry):
+        return Checkpoint(tmp_path / "states", repr(entry), seconds=0)
 
     def log(step, values):
         if step == 3:
@@ -577,8 +577,8 @@ def test_checkpoint_of_another_entry_is_ignored(square, tmp_path):
 
     some, other = (NM(method="n_m", zeros=zeros, of=of, steps=4) for zeros, of in ((2, 4), (4, 8)))
     with pytest.raises(Interruption):  # as many zeros, and so equal weights and masks at first
-        recovered(square, some, log=log, checkpoint=checkpoint)
-    assert equal(recovered(square, other, checkpoint=checkpoint), recovered(square, other))
+        recovered(square, some, log=log, checkpoint=checkpoint(some))
+    assert equal(recovered(square, other, checkpoint=checkpoint(other)), recovered(square, other))
 
 
 def test_a_rate_too_high_names_the_part_and_leaves_no_checkpoint(square, tmp_path):

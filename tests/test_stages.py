@@ -1,6 +1,7 @@
 """The stages from fine-tuning to benchmark, run through their `main` on a small data set and a small backbone."""
 
 import csv
+import errno
 import gzip
 import io
 import json
@@ -21,8 +22,10 @@ from bitlite.bit.shapes import Shape
 from bitlite.bit.weights import Bit, untrained
 from bitlite.images import dataset
 from bitlite.litert import runtime
+from bitlite.training import loop
 from bitlite.training.curves import logged
 from bitlite.training.recipe import finetuning_recipe_on_dataset
+from bitlite.training.step import training_step
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.files import read_csv
 from bitlite.workflow.params import Finetune
@@ -337,6 +340,28 @@ def test_finetune_again_gives_equal_bytes(copy):
     assert contents(*folders) == before
 
 
+ONE_CORE = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a core")
+
+
+@ONE_CORE
+@pytest.mark.parametrize(
+    ("stage", "folders"),
+    [("finetune", ("models/finetuned", "plots/finetune")), ("prune channels", ("models/pruned", "plots/prune"))],
+)
+def test_one_core_another_hash_seed_and_other_settings_of_tensorflow_give_equal_bytes(stage, folders, copy):
+    before = contents("metrics", *folders)
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7", "TF_ENABLE_ONEDNN_OPTS": "0",
+        "TF_NUM_INTRAOP_THREADS": "1",
+    }  # fmt: skip
+    one = min(os.sched_getaffinity(0))
+    subprocess.run(
+        [sys.executable, "-m", *f"stages.{stage}".split()],
+        check=True, env=environment, preexec_fn=lambda: os.sched_setaffinity(0, {one}),
+    )  # fmt: skip
+    assert contents("metrics", *folders) == before
+
+
 def test_prune_convert_and_evaluate_again_give_equal_bytes(copy):
     before = contents("models", "metrics", "plots")
     prune.main("magnitude")
@@ -381,6 +406,35 @@ finetune.main()
     assert contents("models", "metrics", "plots") == before
 
 
+@pytest.mark.parametrize("stage", [[finetune.main], [prune.main, "magnitude"]], ids=["finetune", "prune"])
+def test_a_finished_training_whose_stage_dies_before_all_is_written_is_not_done_again(stage, copy, monkeypatch):
+    main, *arguments = stage
+    before = contents("models", "metrics", "plots")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bitlite.workflow.metrics.write", full)
+        with pytest.raises(OSError):
+            main(*arguments)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "training_step", lambda *args: (None, training_step(*args)[1]))
+        main(*arguments)
+    assert contents("models", "metrics", "plots") == before
+
+
+def test_plots_of_a_former_model_go(copy):
+    unpruned = contents("plots/prune/dense").values()
+    entry = "  magnitude: {method: magnitude, sparsity: 0.6, steps: 4, batch_size: 12, learning_rate: 0.01}"
+    Path("params.yaml").write_text(PARAMS.replace(entry, "  magnitude: {method: none}"))
+    prune.main("magnitude")
+    assert list(contents("plots/prune/magnitude").values()) == list(unpruned)
+    Path("plots/convert/dense-int8/steps.csv").write_text("of scheme mixed")
+    convert.main("dense", "int8")
+    assert set(contents("plots/convert/dense-int8")) == {Path("plots/convert/dense-int8/layers.csv")}
+
+
 def test_recovery_that_is_killed_and_run_again_gives_what_an_unbroken_one_gives(copy):
     shared = "steps: 4, batch_size: 12, learning_rate: 0.01, distillation: 1.0, mixup: 0.5"
     parts = f"[{{method: channels, keep: 0.5, rounds: 2, {shared}}}, {{method: magnitude, sparsity: 0.6, {shared}}}]"
@@ -394,13 +448,12 @@ def test_recovery_that_is_killed_and_run_again_gives_what_an_unbroken_one_gives(
     # Slow enough to be killed in the middle of each training, and with a checkpoint every step.
     slow = """
 import time
-from functools import partial
-from bitlite.pruning import recovery
 from bitlite.training import loop
+from bitlite.training.checkpoint import Checkpoint
 from stages import prune
 batches = loop.batches
 loop.batches = lambda *args: (time.sleep(1) or batch for batch in batches(*args))
-recovery.Checkpoint = partial(recovery.Checkpoint, seconds=0)
+Checkpoint.__init__.__defaults__ = (0,)
 prune.main("both")
 """
     for trainings in (1, 2, 3):

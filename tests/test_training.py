@@ -352,7 +352,6 @@ def test_interrupted_training_ends_as_an_unbroken_one(tmp_path, monkeypatch, log
     weights, whole_curve = trained(bit_of(), checkpoint=checkpoint)
     assert digest(weights) == digest(unbroken)
     assert whole_curve == curve
-    assert not any(tmp_path.iterdir())
 
 
 def test_training_goes_on_from_the_checkpoint_instead_of_the_start(tmp_path, monkeypatch):
@@ -392,7 +391,8 @@ def test_checkpoint_of_another_run_is_ignored(tmp_path, run, other):
 
 def test_runs_beside_each_other_go_on_from_their_own(tmp_path):
     checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
-    for seed in (0, 1):
+    checkpoints = [replace(checkpoint, identity=name) for name in ("one", "other")]
+    for seed, checkpoint in enumerate(checkpoints):
         with pytest.raises(Interruption):
             trained(bit_of(), seed=seed, checkpoint=checkpoint, log=interrupt(12))
     points = []
@@ -401,7 +401,7 @@ def test_runs_beside_each_other_go_on_from_their_own(tmp_path):
         points.append(step)
         interrupt(13)(step, values)
 
-    for seed in (0, 1):
+    for seed, checkpoint in enumerate(checkpoints):
         with pytest.raises(Interruption):
             trained(bit_of(), seed=seed, checkpoint=checkpoint, log=log)  # what is done already is logged at once
     assert points == 2 * list(range(1, 14))
@@ -413,11 +413,13 @@ def test_an_equal_run_beside_does_no_harm(tmp_path):
 
     def beside(step, _):
         if step == 10:
-            trained(bit_of(), checkpoint=checkpoint)  # goes on from this one's file, and removes it in the end
+            with checkpoint:
+                trained(bit_of(), checkpoint=checkpoint)  # goes on from this one's file, and removes it in the end
         if step == 15:
             shutil.rmtree(checkpoint.directory)
 
-    weights, _ = trained(bit_of(), checkpoint=checkpoint, log=beside)
+    with checkpoint:
+        weights, _ = trained(bit_of(), checkpoint=checkpoint, log=beside)
     assert digest(weights) == digest(trained(bit_of())[0])
     assert not any(tmp_path.iterdir())
 
@@ -430,27 +432,29 @@ def test_checkpoint_of_another_teacher_is_ignored(tmp_path, run, teacher):
     assert digest(weights) == digest(trained(bit_of(), recipe, teacher=teacher)[0])
 
 
-def test_a_training_of_a_series_stays_until_the_run_is_removed(tmp_path, monkeypatch, run):
-    checkpoint = Checkpoint(tmp_path / "states", "data", series="two after each other")
-    trained(bit_of(), checkpoint=checkpoint)
-    trained(bit_of(seed=1), checkpoint=checkpoint)
-    for seed in range(KEPT - 1):  # its trainings count as one run
+def test_a_finished_training_stays_until_what_it_came_to_is_written(tmp_path, monkeypatch, run):
+    checkpoint = Checkpoint(tmp_path / "states", "two after each other")
+    with pytest.raises(OSError), checkpoint:
+        trained(bit_of(), checkpoint=checkpoint)
+        trained(bit_of(seed=1), checkpoint=checkpoint)
+        raise OSError("no space left")
+    for name in "xyz":  # its trainings count as one run
         with pytest.raises(Interruption):
-            trained(bit_of(), seed=seed, checkpoint=Checkpoint(tmp_path / "states", "x", seconds=0), log=interrupt(2))
+            trained(bit_of(), checkpoint=Checkpoint(tmp_path / "states", name, seconds=0), log=interrupt(2))
     shown = []
     monkeypatch.setattr(loop, "batches", lambda *args: shown.append(list(batches(*args))) or iter(shown[-1]))
-    weights, curve = trained(bit_of(), checkpoint=checkpoint)
+    with checkpoint:
+        weights, curve = trained(bit_of(), checkpoint=checkpoint)
     assert shown == [[]]
     assert digest(weights) == digest(run[0]) and curve == run[1]
-    checkpoint.remove()
-    assert len(list(checkpoint.directory.iterdir())) == KEPT - 1
+    assert len(list(checkpoint.directory.iterdir())) == 3 == KEPT - 1
 
 
 def test_few_unfinished_runs_are_kept(tmp_path):
-    checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
-    for seed in range(KEPT + 2):
+    for number in range(KEPT + 2):
+        checkpoint = Checkpoint(tmp_path / "states", f"run {number}", seconds=0)
         with pytest.raises(Interruption):
-            trained(bit_of(), seed=seed, checkpoint=checkpoint, log=interrupt(2))
+            trained(bit_of(), checkpoint=checkpoint, log=interrupt(2))
     assert len(list(checkpoint.directory.iterdir())) == KEPT
 
 

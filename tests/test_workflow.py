@@ -5,8 +5,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,15 +79,18 @@ class Clone:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={
-                **os.environ,
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-                "GIT_CONFIG_GLOBAL": os.devnull,  # nobody has said who he is
-                **environment,
-            },
+            env=self.environment(**environment),
         )
         assert not check or done.returncode == 0, done.stdout
         return done.stdout
+
+    def environment(self, **changed: str) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "GIT_CONFIG_GLOBAL": os.devnull,  # nobody has said who he is
+            **changed,
+        }
 
     def repro(self, *options: str, check: bool = True, **environment: str) -> Repro:
         output = self.run("dvc", "repro", *options, check=check, **environment)
@@ -353,6 +358,50 @@ def test_what_does_not_hang_on_a_failed_stage_is_made_and_compared_if_asked(clon
     clone.run("dvc", "checkout", "--force")
     assert clone.outputs() == before
     clone.repro()
+
+
+def test_a_run_that_is_killed_goes_on_and_leaves_nothing_behind(clone):
+    before = clone.outputs()
+    forget_finetuning(clone)
+    process = start_repro(clone)
+    while not process.stdout.readline().startswith("Running stage 'finetune'"):
+        assert process.poll() is None
+    time.sleep(2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert set(clone.outputs()) < set(before)
+    assert clone.repro().ran == {"finetune"}
+    assert clone.outputs() == before
+    assert clone.run("git", "status", "--porcelain", "metrics", "plots", "dvc.lock") == ""
+
+
+def test_of_two_runs_at_once_both_are_right_or_one_is_told_of_the_lock(clone):
+    before = clone.outputs()
+    forget_finetuning(clone)
+    processes = [start_repro(clone), start_repro(clone)]
+    texts = [process.communicate()[0] for process in processes]
+    assert {process.returncode for process in processes} <= {0, 255}
+    assert all(not process.returncode or "lock" in said for process, said in zip(processes, texts, strict=True)), texts
+    assert clone.repro().ran <= {"finetune"}
+    assert clone.outputs() == before
+    assert clone.run("git", "status", "--porcelain", "metrics", "plots", "dvc.lock") == ""
+
+
+def forget_finetuning(clone: Clone) -> None:
+    """Have the next run train anew."""
+    shutil.rmtree(clone.directory / ".dvc" / "cache" / "runs")
+    shutil.rmtree(clone.directory / "models" / "finetuned")
+    outs = yaml.safe_load((clone.directory / "dvc.lock").read_text())["stages"]["finetune"]["outs"]
+    (model,) = [out for out in outs if out["path"] == "models/finetuned"]
+    (clone.directory / ".dvc/cache/files/md5" / model["md5"][:2] / model["md5"][2:]).unlink()
+
+
+def start_repro(clone: Clone) -> subprocess.Popen:
+    """A `dvc repro` in a process group of its own."""
+    return subprocess.Popen(
+        ["dvc", "repro"], cwd=clone.directory, env=clone.environment(), text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
 
 
 def test_a_changed_scheme_reruns_what_hangs_on_it_and_shows_in_metrics_diff(clone):

@@ -3,6 +3,7 @@
 import ast
 import re
 import shutil
+import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -242,3 +243,23 @@ def test_an_experiment_keeps_the_comments_of_params(tmp_path):
 
     assert comments(file) == comments(ROOT / "params.yaml")
     assert "keep: 0.25" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("path", "way_out"), [("dvc.lock", "git checkout dvc.lock"), (".dvc/tmp/rwlock", "rm .dvc/tmp/rwlock")]
+)
+def test_make_says_the_way_out_of_files_that_a_killed_dvc_leaves_cut_short(tmp_path, path, way_out):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+
+    def make():
+        return subprocess.run(["make", "--silent", "unharmed"], cwd=tmp_path, capture_output=True, text=True)
+
+    file = tmp_path / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    assert (make().returncode, make().stderr) == (0, "")
+    file.write_text("something\n")
+    assert make().returncode == 0
+    for left in ("", "someth")[: 2 if path == "dvc.lock" else 1]:  # DVC writes rwlock at once
+        file.write_text(left)
+        assert make().returncode
+        assert f"{path} is cut short, as a DVC that was killed leaves it: {way_out}\n" in make().stderr

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from bitlite.images import decoding, records
 from bitlite.images.pixels import Pixels
 from bitlite.images.records import Example
-from bitlite.workflow.errors import InputError
+from bitlite.workflow.errors import InputError, one_line
 from bitlite.workflow.files import whole
 from bitlite.workflow.paths import DATASET
 
@@ -26,7 +26,10 @@ SPLITS = ("train", "validation", "test")
 
 
 def write(directory: Path, labels: Iterable[str], splits: dict[str, Callable[[], Iterator[Example]]]) -> None:
-    """Prepare `directory` from functions that go through the examples of each split. Equal input, equal bytes."""
+    """Prepare `directory` from functions that go through the examples of each split. Equal input, equal bytes.
+
+    Raises InputError if it can't be written.
+    """
     features = tfds.features.FeaturesDict(
         {"image": tfds.features.Image(shape=(None, None, 3)), "label": tfds.features.ClassLabel(names=list(labels))}
     )
@@ -43,6 +46,8 @@ def write(directory: Path, labels: Iterable[str], splits: dict[str, Callable[[],
     ExampleSerializer.serialize_example = lambda self, example: self.get_tf_example(example).SerializeToString(
         deterministic=True
     )
+    # It would look online for what is known of a set of this name, and leave an empty folder among temporary files.
+    tfds.core.DatasetInfo.initialize_from_bucket = lambda self: None
     with whole(directory) as temporary:
         builder = tfds.dataset_builders.AdhocBuilder(
             name="dataset",
@@ -52,8 +57,11 @@ def write(directory: Path, labels: Iterable[str], splits: dict[str, Callable[[],
             data_dir=temporary.parent / "tfds",
         )
         # TFDS prints where it prepares: here a scratch directory, which is nobody's business.
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        except RuntimeError as error:  # of TensorFlow's writer, such as that the disk is full
+            raise InputError(f"{directory} can't be written: {one_line(error)}") from error
         os.replace(builder.data_dir, temporary)
 
 

@@ -22,7 +22,6 @@ from bitlite.training.step import strategy
 from bitlite.workflow.errors import under
 from bitlite.workflow.metrics import PrunedScores
 from bitlite.workflow.params import NM, Magnitude, Params, Pruning, Quantize, Recovery, keyed
-from bitlite.workflow.paths import interrupted
 from bitlite.workflow.scores import accuracy
 
 # Trains a model in place; `fit` with its run, log and checkpoint.
@@ -42,14 +41,12 @@ def recover(
     `pruned` is what `prune` makes of the folded `finetuned`, which is also the teacher where `entry` has distillation.
     Zeros come while training goes on. Of a combination each part is recovered before the next one prunes, and of a part
     with rounds each cut before the next; the steps that `log` gets count on throughout. An interrupted recovery goes on
-    from `checkpoint`, and gives what an unbroken one gives: channels are cut anew, by the same weights, though by
-    another measurement if they have a target_latency. Raises WrongValue as `prune` and `fit` do.
+    from `checkpoint`, whose identity tells `entry`, and gives what an unbroken one gives: channels are cut anew, by the
+    same weights, though by another measurement if they have a target_latency. Raises WrongValue as `prune` and `fit`
+    do.
     """
     bit = finetuned.folded()
     sample, done = partial(sampled, run, bit), 0
-    if checkpoint:
-        # What tfmot does is in its weights only in part: the entry tells the rest.
-        checkpoint = replace(checkpoint, series=repr((checkpoint.identity, entry, run.recipe, run.seed)))
     for key, part in keyed(entry):
         whole, recipes = bit, recovery_recipes(part, run.recipe, examples=len(run.train.labels))
         for cut, recipe in zip(part.cuts, recipes, strict=True):
@@ -60,8 +57,6 @@ def recover(
                 only = part is entry and len(recipes) == 1  # which is pruned already
                 at_once = pruned if only else once(bit, cut, sample, whole)
                 bit = _trained_on(at_once, bit, cut, recipe, train, finetuned) if recipe.steps else at_once
-    if checkpoint:
-        checkpoint.remove()
     return bit
 
 
@@ -89,20 +84,22 @@ def _counted_on(log: Log, done: int, step: int, values: dict[str, float]) -> Non
     log(done + step, values)
 
 
-def prune_and_recover(finetuned: Bit, entry: Pruning, params: Params, curves: Path) -> tuple[Bit, PrunedScores]:
+def prune_and_recover(
+    finetuned: Bit, entry: Pruning, params: Params, curves: Path, checkpoint: Checkpoint
+) -> tuple[Bit, PrunedScores]:
     """The fine-tuned BiT pruned as `entry` says and recovered, and its metrics, on the prepared data set.
 
-    Curves of the recovery go to the directory `curves`; an interrupted one goes on from its last checkpoint. Raises
-    InputError if `entry` can't be done.
+    Curves of the recovery go to the directory `curves`; an interrupted one goes on from `checkpoint`. Raises InputError
+    if `entry` can't be done.
     """
+    devices = strategy("one" if params.finetune.devices == "one" else "all", params.finetune.threads)
     run = Run.on_dataset(params.finetune, params.seed)
     test, labels = dataset.read("test", finetuned.architecture.image_size)
     folded = finetuned.folded()
     at_once = prune(folded, entry, partial(sampled, run, folded))
     before = accuracy(predict(network.build(at_once), test), labels)
-    devices = strategy("one" if params.finetune.devices == "one" else "all")
     with logged(curves) as log, devices.scope(), network.precision(params.finetune.precision):
-        bit = recover(at_once, finetuned, entry, run, log, Checkpoint(interrupted(), dataset.digest()))
+        bit = recover(at_once, finetuned, entry, run, log, checkpoint)
     scores = measures.of_model(bit, predict(network.build(bit), test), labels)
     return bit, PrunedScores(
         **vars(scores), accuracy_before_recovery=before, frozen_norms=len(bit.architecture.frozen_norms)

@@ -34,19 +34,25 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder in `directory` for each unfinished run, and in it a file for each of its trainings.
+    """A folder in `directory` for each run, and in it a file for each of its trainings, one after the other.
 
-    The file is written every so many `seconds`. A training goes on from its own file alone: of these data, series,
-    recipe, seed, first weights, trained weights, teacher and precision. Runs beside each other share the directory,
-    which holds the last KEPT folders.
-    identity: digest of the data. series: what tells a run of several trainings, one after the other, from all other
-    runs; its finished trainings stay until the run is removed. None: a training is a run.
+    The file is written every so many `seconds` and when the training is done. A training goes on from its own file
+    alone: of this run, recipe, seed, first weights, trained weights, teacher and precision. As a context the run lasts
+    as long as the block, which writes what the trainings came to, and is removed when the block ends well; killed
+    before, it goes on from there. Runs beside each other share the directory, which holds the last KEPT folders.
+    identity: what tells the run from all others that share the directory: its data, and what params.yaml asks for.
     """
 
     directory: Path
     identity: str
     seconds: float = 60
-    series: str | None = None
+
+    def __enter__(self) -> "Checkpoint":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None:
+            self.remove()
 
     def fingerprint(
         self, recipe: Recipe, seed: int, model: tf.keras.Model, teacher: tf.keras.Model | None = None
@@ -55,7 +61,7 @@ class Checkpoint:
         networks = [each for each in (model, teacher) if each]
         trained = [variable.name for variable in model.trainable_variables]
         precisions = [sorted({layer.compute_dtype for layer in each.layers}) for each in networks]
-        digest = hashlib.sha256(repr((self.identity, self.series, recipe, seed, trained, precisions)).encode())
+        digest = hashlib.sha256(repr((self.identity, recipe, seed, trained, precisions)).encode())
         for variable in (variable for each in networks for variable in each.weights):
             digest.update(variable.numpy().tobytes())
         return digest.hexdigest()
@@ -87,22 +93,15 @@ class Checkpoint:
             variable.assign(arrays[f"variable{index}"])
         return Progress(state["done"], [tuple(point) for point in state["curve"]], list(arrays["recent"]))
 
-    def finish(self, fingerprint: str, variables: Sequence[tf.Variable], progress: Progress) -> None:
-        """Keep what this training came to, if others of its series follow, or else remove its run."""
-        if self.series is None:
-            self.remove(fingerprint)
-        else:
-            self.save(fingerprint, variables, progress)
-
-    def remove(self, fingerprint: str = "") -> None:
-        """Remove the folder of this series, or of the training that has this fingerprint, if there is one."""
-        shutil.rmtree(self._folder(fingerprint), ignore_errors=True)
+    def remove(self) -> None:
+        """Remove the run's folder, if there is one."""
+        shutil.rmtree(self._folder, ignore_errors=True)
         with suppress(OSError):  # other runs have folders
             self.directory.rmdir()
 
-    def _folder(self, fingerprint: str) -> Path:
-        series = self.series and hashlib.sha256(self.series.encode()).hexdigest()
-        return self.directory / (series or fingerprint)[:16]
+    @property
+    def _folder(self) -> Path:
+        return self.directory / hashlib.sha256(self.identity.encode()).hexdigest()[:16]
 
     def _file(self, fingerprint: str) -> Path:
-        return self._folder(fingerprint) / f"{fingerprint[:16]}.npz"
+        return self._folder / f"{fingerprint[:16]}.npz"

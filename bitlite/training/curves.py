@@ -13,7 +13,7 @@ from bitlite.workflow.errors import InputError
 
 @contextmanager
 def logged(directory: Path) -> Iterator[Log]:
-    """A log that DVCLive writes to `directory`/plots/metrics/NAME.tsv while training goes on.
+    """A log that DVCLive writes to `directory`/plots/metrics/NAME.tsv.
 
     Raises InputError in a Git repository that has no commit yet.
     """

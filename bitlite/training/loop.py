@@ -63,9 +63,9 @@ def fit(
 
     `teacher` is needed if the recipe has `distillation`. `log` gets `loss`, `accuracy` (means over the batches since it
     was called last), `learning_rate`, and at times `validation_accuracy`. Equal arguments on an equal machine give
-    bit-equal weights, interrupted or not; a training that `checkpoint` has finished is not done again. Raises
+    bit-equal weights, interrupted or not; a training that is finished in `checkpoint` is not done again. Raises
     WrongValue if the devices or the recipe's `batch_split` don't divide its `batch_size`, and if the loss or the
-    weights run away; then the run is removed from the checkpoint.
+    weights run away; then the checkpoint's run is removed.
 
     Where only the head is trained, on images that are the same in every epoch, features are computed once.
     """
@@ -97,7 +97,7 @@ def fit(
             bar.update()
             if astray := _astray(run.recipe, progress, model, most, look=progress.done in log_at):
                 if checkpoint:
-                    checkpoint.remove(fingerprint)
+                    checkpoint.remove()
                 raise astray
             if progress.done in log_at:
                 loss, hits = np.mean(progress.recent, axis=0)
@@ -113,7 +113,7 @@ def fit(
                 checkpoint.save(fingerprint, variables, progress)
                 saved = time.monotonic()
     if checkpoint:
-        checkpoint.finish(fingerprint, variables, progress)
+        checkpoint.save(fingerprint, variables, progress)
 
 
 def _largest(model: tf.keras.Model) -> float:

@@ -11,13 +11,18 @@ import tensorflow as tf
 from bitlite.training import limits
 from bitlite.training.hyperrule import MOMENTUM
 from bitlite.training.recipe import Recipe
+from bitlite.workflow.params import Auto
 
 
-def strategy(devices: str) -> tf.distribute.Strategy:
+def strategy(devices: str, threads: Auto | int = "auto") -> tf.distribute.Strategy:
     """The strategy under which to build a model that trains on `one` device, `all` GPUs of the host, or `all_hosts`.
 
-    Hosts find each other by TF_CONFIG, so for them this must come before any other use of TensorFlow.
+    From here on TensorFlow computes each operation on so many `threads`, whatever the number of cores: how it splits
+    sums among them decides their last digits. auto: as many as there are cores. This must come before any other use of
+    TensorFlow, or RuntimeError is raised; hosts find each other by TF_CONFIG only then.
     """
+    # How many operations it computes at once (inter_op) changes no bytes, and few would keep many GPUs waiting.
+    tf.config.threading.set_intra_op_parallelism_threads(0 if threads == "auto" else threads)
     if devices == "all":
         return tf.distribute.MirroredStrategy()
     if devices == "all_hosts":

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from bitlite.workflow.ending import INTERRUPTED, main_begins
 from bitlite.workflow.environment import DEBUG, DEBUG_OPTION, program
 from bitlite.workflow.errors import InputError, one_line, printable
 
@@ -31,13 +32,14 @@ def run(main: Callable[..., None]) -> None:
         inspect.signature(main).bind(*arguments)
     except TypeError:
         sys.exit(sys.modules["__main__"].__doc__)
+    main_begins()
     try:
         main(*arguments)
     except BrokenPipeError:  # whoever reads what is printed, such as head, has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except KeyboardInterrupt:
-        print("interrupted: `dvc repro` goes on from here" if _is_stage() else "interrupted", file=sys.stderr)
+        print(INTERRUPTED if _is_stage() else "interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if DEBUG:

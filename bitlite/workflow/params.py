@@ -104,6 +104,7 @@ class Finetune(Section):
     batch_split: Auto | Positive = "auto"
     precision: Literal["float32", "mixed"] = "float32"
     devices: Literal["one", "all", "all_hosts"] = "one"
+    threads: Auto | Positive = 2
     cache_mb: Count = 1000
 
     @model_validator(mode="after")
@@ -426,6 +427,8 @@ AS_WRITTEN = {"dataset": ("name", "data_dir"), "backbone": ("name", "source")}
 
 def load(path: Path = Path("params.yaml")) -> Params:
     """The checked content of `path`. Raises InputError that names the key, its value and what is allowed."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{path} cannot be read: it is no file")
     try:
         # DVC reads YAML 1.2; PyYAML reads 1.1, where 1e-3 is a string and `on` a boolean.
         content = YAML(typ="safe", pure=True).load(path)
