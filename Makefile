@@ -39,11 +39,13 @@ demo: .venv/installed
 test: .venv/installed
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
+	$(RUN) mypy
 	$(RUN) python -m pytest
 
 lint: .venv/installed
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
+	$(RUN) mypy
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else \

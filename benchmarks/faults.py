@@ -251,7 +251,7 @@ def interrupts(clone: Unbroken) -> bool:
             seconds = time.monotonic() - since
             lines = [line for line in said.splitlines() if not DVC.match(line) and "|" not in line]
             over = "failed to reproduce" not in said
-            good = seconds < SECONDS_TO_END and "Traceback" not in said and (over or lines[-1:] == ["interrupted"])
+            good = seconds < SECONDS_TO_END and "Traceback" not in said and (over or lines[-1:] == [INTERRUPTED])
             outcome = f"{seconds:.1f} s, {len(left)} processes left, {lines}" + (" (over by then)" if over else "")
             yield f"{stage}, after {moment:.1f} s", outcome, good and not left
         status, said = clone.try_to("dvc", "repro")

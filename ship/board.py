@@ -6,6 +6,7 @@ The board needs Python and its package ai-edge-litert. docs/devices.md tells wha
 """
 
 import argparse
+import inspect
 import io
 import json
 import re
@@ -122,6 +123,7 @@ def answers(host: str, python: str, options: list[str], files: Mapping[str, Path
         tempfile.TemporaryFile() as complaints,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints) as ssh,
     ):
+        assert ssh.stdin and ssh.stdout, "they are pipes"
         answered = False
         try:
             with suppress(BrokenPipeError):  # a board that lacks something does not read to the end
@@ -149,7 +151,7 @@ def send(stream, files: Mapping[str, Path]) -> None:
             for depth in range(len(packages)):
                 # Empty, for those of the project import more; but without any, others of the name would go first.
                 archive.addfile(tarfile.TarInfo("/".join([*packages[: depth + 1], "__init__.py"])), io.BytesIO())
-            archive.add(module.__file__, "/".join([*packages, f"{name}.py"]))
+            archive.add(inspect.getfile(module), "/".join([*packages, f"{name}.py"]))
         for variant, path in files.items():
             archive.add(path.resolve(), f"files/{variant}")
     stream.flush()

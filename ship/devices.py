@@ -128,7 +128,8 @@ def table(name: str, records: Mapping[str, metrics.DeviceTiming], found: Mapping
     yield f"{'':{width}}  {'here':>10}  {name:>10}  {'its turns':>22}  {'memory':>8}"
     for variant, record in records.items():
         medians = [turn["latency_ms_p50"] for turn in found[variant]]
-        at_home = milliseconds(here[variant].latency_ms_p50) if here[variant] else "-"
+        home = here[variant]
+        at_home = milliseconds(home.latency_ms_p50) if home else "-"
         spread = f"{milliseconds(min(medians))} to {milliseconds(max(medians))}"
         memory = size(record.peak_memory_mb * 1e6)
         latency = milliseconds(record.latency_ms_p50)

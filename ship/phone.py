@@ -244,7 +244,7 @@ def parsed(output: str) -> dict | devices.Refusal:
         "latency_ms_p95": int(counted["p95"]) / 1000,
         "load_ms": float(loaded[1]),
         # Of one run, or of several that took the same time, there is no first.
-        "first_inference_ms": int(first.get("first", first["curr"])) / 1000,
+        "first_inference_ms": int(first["first" if "first" in first else "curr"]) / 1000,
         "peak_memory_mb": float(memory[1] or memory[2]) * 2**20 / 1e6,
     }
 

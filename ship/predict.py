@@ -68,9 +68,10 @@ class Classifier:
 
     def _stored(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels uint8 [height, width, 3] in the values that the file's input stores."""
-        if self._description.mean is None:
+        if self._description.normalization is None:
             return pixels
-        values = (pixels.astype(np.float32) - self._description.mean) / self._description.std
+        mean, std = self._description.normalization
+        values = (pixels.astype(np.float32) - mean) / std
         entry = Tensor.of(self._classifier.input)
         if not np.issubdtype(entry.dtype, np.integer):
             return values
@@ -87,7 +88,9 @@ def images(given: str) -> Iterator[Path | OSError]:
     if not os.path.isdir(given) or given == str(STDIN):
         yield STDIN if given == str(STDIN) else Path(given)
         return
-    errors, found, read = [], [], {os.path.realpath(above) for above in Path(os.path.abspath(given)).parents}
+    errors: list[OSError] = []
+    found: list[Path] = []
+    read = {os.path.realpath(above) for above in Path(os.path.abspath(given)).parents}
     for here, folders, files in os.walk(given, onerror=errors.append, followlinks=True):
         real = os.path.realpath(here)
         if real in read:
@@ -154,7 +157,7 @@ def main(*arguments: str) -> None:
 
     for path in (each for given in asked.images for each in images(given)):
         if isinstance(path, OSError):
-            fail(path.filename, path.strerror)
+            fail(path.filename, path.strerror or str(path))
             continue
         seen += 1
         try:

@@ -40,12 +40,13 @@ def main() -> None:
                     limits.check(recovery, bit, devices=limits.replicas("one" if finetune.devices == "one" else "all"))
             left[name] = rehearsed(bit, entry)
 
-    for name, entry in params.quantization.items():
+    for name, scheme in params.quantization.items():
         with under(f"quantization.{name}"):
-            if isinstance(entry, Int8Mixed):
+            if isinstance(scheme, Int8Mixed):
                 for pruning, lasting in left.items():
-                    lasting.matching(entry.keep_float, "keep_float", f"the convolutions that {pruning} is sure to have")
-        if isinstance(entry, Calibrated) and (told := calibration.shortfall(entry, images, len(labels))):
+                    sure = f"the convolutions that {pruning} is sure to have"
+                    lasting.matching(scheme.keep_float, "keep_float", sure)
+        if isinstance(scheme, Calibrated) and (told := calibration.shortfall(scheme, images, len(labels))):
             print(f"quantization.{name}.{told}")
 
     write_bytes(CHECKED, b"params.yaml fits data set and backbone\n")

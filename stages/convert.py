@@ -10,6 +10,7 @@ from collections import Counter
 
 from bitlite.bit.weights import Bit
 from bitlite.images import dataset
+from bitlite.images.pixels import Pixels
 from bitlite.tflite import calibration, conversion, convolutions, mixed
 from bitlite.workflow import params
 from bitlite.workflow.command import run
@@ -22,7 +23,7 @@ def main(pruning: str, quantization: str) -> None:
     entry = params.load().entry("quantization", quantization)
     bit = Bit.load(PRUNED / pruning)
     size = bit.architecture.image_size
-    images = ()
+    images: Pixels | tuple[()] = ()
     if isinstance(entry, params.Calibrated):
         train, labels = dataset.read("train", size)
         images = train.chosen(calibration.drawn(labels, entry))

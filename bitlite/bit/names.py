@@ -28,7 +28,7 @@ class Unit:
     @property
     def block(self) -> int:
         """Number of its block, from 1."""
-        return int(re.match(r"resnet/block(\d+)/", self.path)[1])
+        return int(self.path.split("/")[1].removeprefix("block"))
 
     @property
     def stride(self) -> int:

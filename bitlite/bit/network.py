@@ -10,11 +10,10 @@ from types import MappingProxyType
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.keras import layers
 
 from bitlite.bit.names import FEATURES, FINAL_NORM, HEAD, PIXELS, ROOT
 from bitlite.bit.weights import ENDS, GROUP_NORM_EPSILON, ROOT_STRIDE, STANDARDIZATION_EPSILON, Bit
-
-layers = tf.keras.layers
 
 
 class _Conv2D(layers.Conv2D):

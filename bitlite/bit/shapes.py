@@ -1,7 +1,6 @@
 """Depth and width of BiT's networks, and the shapes of their weights."""
 
 import dataclasses
-import re
 
 from bitlite.bit.names import FINAL_NORM, ROOT, unit
 
@@ -61,5 +60,5 @@ BIT_TINY = Shape(filters=32, units=(1, 2, 4), groups=16, root=3, pool=False, ima
 
 def published(network: str) -> Shape:
     """The published network of this depth and width, such as r50x1 (arXiv:1912.11370, section 3.2)."""
-    depth, width = re.fullmatch(r"(r\d+)x(\d+)", network).groups()
+    depth, _, width = network.partition("x")
     return Shape(filters=FILTERS * int(width), units=DEPTHS[depth])

@@ -100,7 +100,7 @@ class Bit:
         with whole(directory) as temporary:
             temporary.mkdir()
             write_json(temporary / "architecture.json", dataclasses.asdict(self.architecture))
-            np.savez(temporary / "weights.npz", **dict(sorted(self.weights.items())))
+            np.savez(temporary / "weights.npz", allow_pickle=False, **dict(sorted(self.weights.items())))
 
     @property
     def units(self) -> list[Unit]:
@@ -165,8 +165,8 @@ class Bit:
 
     def range(self, layer: str) -> tuple[float, float] | None:
         """The least and the largest value that int8 holds of this layer's output, if the BiT was trained with them."""
-        ends = [self.weights.get(f"{layer}/range/{end}") for end in ENDS]
-        return None if None in ends else tuple(map(float, ends))
+        least, largest = (self.weights.get(f"{layer}/range/{end}") for end in ENDS)
+        return None if least is None or largest is None else (float(least), float(largest))
 
     @property
     def parameters(self) -> int:
@@ -228,7 +228,8 @@ class Bit:
 
 def _strided(size: tuple[int, int], stride: int) -> tuple[int, int]:
     # A kernel of odd size k, padded by k // 2 on each side, leaves ceil(size / stride).
-    return tuple(-(-side // stride) for side in size)
+    height, width = size
+    return -(-height // stride), -(-width // stride)
 
 
 def standardize(kernel: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ import hashlib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from bitlite.workflow.paths import DATASET
 SPLITS = ("train", "validation", "test")
 
 
-def write(directory: Path, labels: Iterable[str], splits: dict[str, Callable[[], Iterator[Example]]]) -> None:
+def write(directory: Path, labels: Iterable[str], splits: Mapping[str, Callable[[], Iterator[Example]]]) -> None:
     """Prepare `directory` from functions that go through the examples of each split. Equal input, equal bytes.
 
     Raises InputError if it can't be written.

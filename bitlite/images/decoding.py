@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageColor, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageColor, ImageFile, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from bitlite.images import depth
 from bitlite.images.depth import Kind, Samples, Span, Unreadable
@@ -94,13 +94,12 @@ def see(content: bytes, *, background: str = "white", spans: Mapping[Kind, Span]
     Raises Unreadable if its samples can't be shown, or all of it is transparent, and whatever Pillow raises of a file
     that is no image.
     """
-    opened, about = _opened(content), ()
-    image = opened
-    if samples := _samples(content, image):
-        about = samples.kind, samples.used, samples.bright, samples.declared
-        image = _shown(samples, background, spans)
-        if image is None:
-            return Seen(None, False, False, False, None, *about)
+    opened = _opened(content)
+    samples = _samples(content, opened)
+    about = (samples.kind, samples.used, samples.bright, samples.declared) if samples else ()
+    image = _shown(samples, background, spans) if samples else opened
+    if image is None:
+        return Seen(None, False, False, False, None, *about)
     image.load()
     if image.has_transparency_data and image.convert("RGBA").getextrema()[-1] == (0, 0):
         raise Unreadable(TRANSPARENT)
@@ -131,7 +130,7 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _opened(content: bytes) -> Image.Image:
+def _opened(content: bytes) -> ImageFile.ImageFile:
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:
@@ -156,12 +155,12 @@ def _unread_samples(content: bytes) -> Unreadable | None:
     return None
 
 
-def _layout(image: Image.Image) -> str:
+def _layout(image: ImageFile.ImageFile) -> str:
     """What Pillow calls the raw mode of an opened PNG or TIFF: how samples lie in the file."""
     if image.format not in ("PNG", "TIFF") or not image.tile:
         return ""
     args = image.tile[0].args
-    return args if isinstance(args, str) else args[0]
+    return args[0] if isinstance(args, tuple) else args or ""
 
 
 def _kept(image: Image.Image) -> bool:
@@ -181,7 +180,7 @@ def _holds_several(image: Image.Image) -> bool:
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """What stands an image upright. Only once it is loaded is that known: a PNG may have its EXIF behind the pixels."""
     try:
-        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken EXIF, which raises as many things as a damaged image
         return None
 
@@ -204,7 +203,8 @@ def _sampled(image: Image.Image, step: int) -> Image.Image:
     margins = [side * (step + 1) // 2 % step for side in image.size]
     counts = [(side - 2 * margin) // step for side, margin in zip(image.size, margins, strict=True)]
     ends = [margin + count * step for margin, count in zip(margins, counts, strict=True)]
-    return image.resize(counts, Image.Resampling.NEAREST, (*margins, *ends))
+    (left, top), (right, bottom) = margins, ends
+    return image.resize(counts, Image.Resampling.NEAREST, (left, top, right, bottom))
 
 
 def _digest(image: Image.Image, step: int) -> bytes:
@@ -232,9 +232,9 @@ BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339
 TIFF_RANGES = ((340, 341), (280, 281))
 
 
-def _samples(content: bytes, image: Image.Image) -> Samples | None:
+def _samples(content: bytes, image: ImageFile.ImageFile) -> Samples | None:
     """The samples of an opened image, if they have more than 8 bits or are signed."""
-    tags = image.tag_v2 if image.format == "TIFF" else {}
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     bits, form = (int(np.max(tags.get(tag, 1))) for tag in (BITS_PER_SAMPLE, SAMPLE_FORMAT))
     layout, alpha = _layout(image), None
     if grey := image.mode in ("I", "F") or image.mode.startswith("I;16") or (bits, form) == (8, 2):
@@ -289,7 +289,7 @@ def _colours(content: bytes, layout: str) -> tuple[np.ndarray, np.ndarray | None
     def loaded(layout: str) -> np.ndarray:
         image = _opened(content)
         image.tile = [
-            tile._replace(args=layout if isinstance(tile.args, str) else (layout, *tile.args[1:]))
+            tile._replace(args=(layout, *tile.args[1:]) if isinstance(tile.args, tuple) else layout)
             for tile in image.tile
         ]
         image.load()
@@ -297,14 +297,14 @@ def _colours(content: bytes, layout: str) -> tuple[np.ndarray, np.ndarray | None
 
     if layout.startswith("LA"):
         grey, grey_low, alpha, alpha_low = np.moveaxis(loaded("RGBA"), -1, 0)
-        return 256 * grey + grey_low, np.float32(256 * alpha + alpha_low) / 65535
+        return 256 * grey + grey_low, (256 * alpha + alpha_low).astype(np.float32) / 65535
     # Pillow keeps the high byte of two. Told that they lie the other way round, it keeps the low one.
     straight, order = layout[:-1].replace("a;", "A;"), layout[-1]
     other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}[order]
     values = 256 * loaded(straight + order) + loaded(straight + other)
     if values.shape[-1] == 3:
         return values, None
-    colours, alpha = values[..., :3], np.float32(values[..., 3]) / 65535
+    colours, alpha = values[..., :3], values[..., 3].astype(np.float32) / 65535
     if "a;" in layout:  # multiplied by alpha already
         colours = (colours / np.maximum(alpha, 1e-6)[..., None]).clip(0, 65535).astype(np.uint16)
     return colours, alpha

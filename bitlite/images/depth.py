@@ -60,11 +60,11 @@ class Samples(NamedTuple):
     # Whether the least value is white.
     inverted: bool = False
 
-    def shown(self, span: Span, background: tuple[int, int, int]) -> np.ndarray:
+    def shown(self, span: Span, background: tuple[int, ...]) -> np.ndarray:
         """RGB uint8 [height, width, 3]: `span` becomes 0..255, what lies outside is clipped."""
         black, white = span[::-1] if self.inverted else span
         # 32-bit integers need float64 to be told apart.
-        exact = np.float32 if self.values.itemsize < 4 else np.float64
+        exact: type[np.floating] = np.float32 if self.values.itemsize < 4 else np.float64
         levels = ((self.values.astype(exact) - black) * (255 / (white - black))).clip(0, 255)
         if levels.ndim == 2:
             levels = np.repeat(levels[..., None], 3, axis=-1)

@@ -32,11 +32,11 @@ def side_by_side(classifier: Classifier, other: Classifier, *, runs: int) -> tup
 
     They end when both medians are known well enough, and at `runs` at the latest.
     """
-    taken = np.empty((2, 0))
-    for times in _turns((classifier, other), min(TURN, runs)):
-        taken = np.append(taken, times, axis=1)[:, :runs]
+    taken, turns = np.empty((2, 0)), _turns((classifier, other), min(TURN, runs))
+    while True:
+        taken = np.append(taken, next(turns), axis=1)[:, :runs]
         if taken.shape[1] == runs or (taken.shape[1] >= LEAST_TURNS * TURN and all(map(settled, taken))):
-            return tuple(taken)
+            return taken[0], taken[1]
 
 
 def settled(times: np.ndarray) -> bool:

@@ -59,10 +59,9 @@ class Description:
 
     # Names of the classes, in the order of the scores.
     labels: tuple[str, ...]
-    # What a pixel's value of 0..255 has subtracted, and is divided by then: one number, or one of each colour. None:
-    # pixels go in as they are.
-    mean: np.ndarray | None
-    std: np.ndarray | None
+    # The mean that a pixel's value of 0..255 has subtracted, and the std that it is divided by then: one number, or one
+    # of each colour. None: pixels go in as they are.
+    normalization: tuple[np.ndarray, np.ndarray] | None
     # Whether its scores are probabilities; or else logits.
     probabilities: bool
 
@@ -95,7 +94,7 @@ def described(path: Path) -> Description:
         raise InputError(f"{path} gives {math.prod(ends[1].shape)} scores, and names {len(labels)} classes")
     if normalization is None and ends[0].dtype != "uint8":
         raise InputError(f"{path} takes {ends[0].dtype}, and its TFLite metadata has no NormalizationOptions for it")
-    return Description(labels, *(normalization or (None, None)), _ends_in_probabilities(model.Subgraphs(0), model))
+    return Description(labels, normalization, _ends_in_probabilities(model.Subgraphs(0), model))
 
 
 class _Table:
@@ -108,17 +107,19 @@ class _Table:
         """Where the field's value lies from the table's position on."""
         return self._table.Offset(4 + 2 * self._fields.index(field)) or None
 
-    def number(self, field: str) -> int:
+    def number(self, field: str) -> int | None:
         place = self._place(field)
-        return place and self._table.Get(number_types.Int8Flags, self._table.Pos + place)
+        return self._table.Get(number_types.Int8Flags, self._table.Pos + place) if place else None
 
-    def text(self, field: str) -> str | None:
+    def text(self, field: str) -> str:
         place = self._place(field)
-        return place and self._table.String(self._table.Pos + place).decode()
+        return self._table.String(self._table.Pos + place).decode() if place else ""
 
-    def table(self, field: str, kind: str) -> "_Table | None":
-        place = self._place(field)
-        return place and _Table(kind, self._table.Bytes, self._table.Indirect(self._table.Pos + place))
+    def table(self, field: str, kind: str) -> "_Table":
+        """Raises InputError if it is not there."""
+        if place := self._place(field):
+            return _Table(kind, self._table.Bytes, self._table.Indirect(self._table.Pos + place))
+        raise InputError(f"has TFLite metadata that lacks {kind}")
 
     def tables(self, field: str, kind: str) -> "Iterator[_Table]":
         if place := self._place(field):

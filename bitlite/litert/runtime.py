@@ -4,6 +4,7 @@ import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -19,6 +20,14 @@ from bitlite.workflow.cores import cores
 WEIGHTS_BYTES = 2 * 10**9
 
 
+class Images(Protocol):
+    """Images uint8 [images, height, width, 3] in 0..255: an array, or what gives some as one when it is asked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, chosen: int | slice, /) -> np.ndarray: ...
+
+
 class Classifier:
     """One .tflite file, ready to run on one image at a time."""
 
@@ -31,7 +40,8 @@ class Classifier:
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return tuple(int(side) for side in self.input["shape"][1:3])
+        height, width = self.input["shape"][1:3]
+        return int(height), int(width)
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits float32 [images, classes] of images uint8 [images, height, width, 3] in 0..255.
@@ -53,7 +63,7 @@ class Classifier:
         return latencies(self.interpreter, counted)[warmup_runs:]
 
 
-def logits(path: Path, pixels: np.ndarray) -> np.ndarray:
+def logits(path: Path, pixels: Images) -> np.ndarray:
     """The same as `Classifier.logits` of the file at `path`, from one interpreter on each processor.
 
     They share the images. For small networks that is faster than one interpreter of several threads, which wait for

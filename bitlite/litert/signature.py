@@ -28,7 +28,7 @@ class Tensor:
         return (values.astype(np.float32) - self.zero_point) * self.scale if self.scale else values
 
 
-def signature(path: Path) -> tuple[Tensor, Tensor]:
-    """The input and the output of a .tflite file of one input and one output."""
+def signature(path: Path) -> tuple[Tensor, ...]:
+    """The inputs of a .tflite file, and behind them its outputs."""
     interpreter = Interpreter(str(path))
     return tuple(map(Tensor.of, (*interpreter.get_input_details(), *interpreter.get_output_details())))

@@ -69,7 +69,8 @@ class Profiled:
     def __init__(self, path: Path, threads: int, stack: ExitStack):
         (library,) = Path(ai_edge_litert.__file__).parent.glob("libLiteRt.*")
         self.litert = ctypes.CDLL(str(library))
-        self.stack, self.kept = stack, []
+        self.stack = stack
+        self.kept: list[object] = []  # what LiteRT still needs
         quiet = (_EnvironmentOption * 2)(_EnvironmentOption(24, 2, _CPU), _EnvironmentOption(25, 2, _ERROR))
         environment = self._create("Environment", len(quiet), quiet)
         options = self._create("Options")

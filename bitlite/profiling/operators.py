@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from bitlite.litert.operators import CONVOLUTIONS
@@ -25,8 +26,8 @@ class Operator:
     node: int
     type: str
     layer: str
-    inputs: tuple
-    output: object
+    inputs: tuple[schema.TensorT, ...]
+    output: schema.TensorT
 
     @property
     def refusal(self) -> str:
@@ -73,6 +74,7 @@ def _layer(name: str, kind: str) -> str:
     return weighted[0] if weighted else paths[0].rpartition("/")[0]
 
 
-def _scale(tensor) -> float | None:
+def _scale(tensor: schema.TensorT) -> float:
+    """Of integers; 0 of a tensor that has none."""
     found = tensor.quantization and tensor.quantization.scale
-    return None if found is None or len(found) == 0 else float(found[0])
+    return 0.0 if found is None or len(found) == 0 else float(found[0])

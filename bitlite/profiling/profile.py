@@ -20,7 +20,7 @@ ROUNDS = 10
 # Runs in a turn that count, and before them, because the other's turn has emptied the caches.
 ROUND, WARMUP = 10, 2
 # The names of XNNPACK's operators for each of TFLite's. One that is not here counts to the layer of the one before.
-XNNPACK_NAMES = {
+XNNPACK_NAMES: dict[str, str | tuple[str, ...]] = {
     "ADD": "Add",
     "AVERAGE_POOL_2D": "Average Pooling",
     "BATCH_MATMUL": "Batch Matrix Multiply",
@@ -66,12 +66,12 @@ def record(path: Path, image: np.ndarray, *, threads: int, rounds: int = ROUNDS)
             whole.append(classifier.latencies(image, warmup_runs=WARMUP, runs=ROUND) * 1000)
             profiles += [litert.profile() for _ in range(WARMUP + ROUND)][WARMUP:]
     (ran,) = {tuple((event.name, event.node) for event in profile) for profile in profiles}
-    times = _middle([[event.microseconds for event in profile] for profile in profiles])
+    times = _middle(np.array([[event.microseconds for event in profile] for profile in profiles]))
     events = [Event(*one, microseconds) for one, microseconds in zip(ran, times.tolist(), strict=True)]
     return Recording(events, float(_middle(np.concatenate(whole))))
 
 
-def _middle(runs: Sequence) -> np.ndarray:
+def _middle(runs: np.ndarray) -> np.ndarray:
     """Means of the middle half of numbers [runs, ...]."""
     ordered = np.sort(runs, axis=0)
     return ordered[len(runs) // 4 : len(runs) - len(runs) // 4].mean(axis=0)

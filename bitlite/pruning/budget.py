@@ -99,7 +99,8 @@ def size_of(bit: Bit, key: str) -> Callable[[Mapping[str, int]], float]:
     """
     groups = {norm: bit.groups(norm) for norm in bit.inner_norms}
     # A convolution reads the channels of the norm before it, and gives those of the norm behind it.
-    before, behind = {}, {}
+    before: dict[str, str] = {}
+    behind: dict[str, str] = {}
     for unit in bit.units:
         before |= {unit.conv("b"): unit.norm("b"), unit.conv("c"): unit.norm("c")}
         behind |= {unit.conv("a"): unit.norm("b"), unit.conv("b"): unit.norm("c")}

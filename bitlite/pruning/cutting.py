@@ -37,6 +37,7 @@ def without_channels(
     key, share = entry.size
     if key == "keep":
         return with_groups(bit, evenly(importance, share, whole))
+    assert loss, "only keep does without a loss"
     if key != "target_latency":
         return with_groups(bit, within(bit, importance, key, share, loss, whole))
     return fast_enough(

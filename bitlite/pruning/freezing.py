@@ -78,7 +78,8 @@ def _fitted(bit: Bit) -> tf.keras.Model:
 
 
 def _joined(batches: Iterable[Batch]) -> Batch:
-    return tuple(np.concatenate(parts) for parts in zip(*batches, strict=True))
+    pixels, targets = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    return pixels, targets
 
 
 def _deviation(gamma: np.ndarray, factors: np.ndarray) -> float:

@@ -66,7 +66,7 @@ def by_taylor(bit: Bit, batches: Iterable[Batch]) -> Importance:
         gradients = tape.gradient(loss, outputs)  # of the sum, so each image's own
         return [tf.reduce_sum(pair[0] * pair[1], axis=[1, 2]) for pair in zip(outputs, gradients, strict=True)]
 
-    squares = {path: [] for path in paths}
+    squares: dict[str, list[np.ndarray]] = {path: [] for path in paths}
     for pixels, targets in batches:
         for path, change in zip(paths, changes(pixels, targets), strict=True):  # [batch, channels]
             by_channel = change.numpy().astype(np.float64)

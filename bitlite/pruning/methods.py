@@ -11,7 +11,7 @@ from bitlite.pruning.norms import to_freeze
 from bitlite.pruning.quantizing import quantized
 from bitlite.pruning.zeros import zeroed
 from bitlite.training.inference import inference, mean_loss
-from bitlite.workflow.params import NM, Channels, Magnitude, NormFree, Pruning, Quantize, Recovery, Units
+from bitlite.workflow.params import NM, Channels, Magnitude, NormFree, Part, Pruning, Quantize, Units
 
 
 def prune(bit: Bit, entry: Pruning, sample: Sample) -> Bit:
@@ -26,7 +26,7 @@ def prune(bit: Bit, entry: Pruning, sample: Sample) -> Bit:
     return bit
 
 
-def once(bit: Bit, cut: Recovery, sample: Sample, whole: Bit) -> Bit:
+def once(bit: Bit, cut: Part, sample: Sample, whole: Bit) -> Bit:
     """The folded `bit` pruned as `cut` says, one of an entry's cuts; those before it have left `bit` of `whole`."""
     match cut:
         case Magnitude() | NM():
@@ -47,7 +47,7 @@ def by_absence(bit: Bit, sample: Sample) -> list[str]:
     """The removable units, those first whose absence, each by itself, raises the loss on the sample least."""
     units = cutting.removable(bit)
     losses = {unit: loss(cutting.without(bit, [unit]), sample) for unit in units}
-    return sorted(units, key=losses.get)
+    return sorted(units, key=lambda unit: losses[unit])
 
 
 def loss(bit: Bit, sample: Sample) -> float:

@@ -17,14 +17,14 @@ def to_freeze(bit: Bit, entry: NormFree, rises: Callable[[list[str]], dict[str, 
     with each norm of a list frozen by itself. Raises WrongValue if the target is out of reach.
     """
     exact = [path for path in bit.norms if path not in bit.architecture.frozen_norms]
-    if entry.norms != "auto":
+    if entry.target_norms is None:  # norms is not auto
         return [path for path in exact if entry.norms == "all" or path in bit.inner_norms]
     saved = {path: of_exact - of_frozen for path, (of_exact, of_frozen) in multiplications(bit).items()}
     whole = sum(of_exact for of_exact, _ in multiplications(bit).values())
     left, most = whole - sum(saved[path] for path in bit.architecture.frozen_norms), entry.target_norms * whole
     if (least := left - sum(saved[path] for path in exact)) > most:
-        least = math.ceil(1000 * least / whole) / 1000
-        raise WrongValue(f"target_norms is {entry.target_norms:g}, but with all norms frozen {least:.3f} are left")
+        share = math.ceil(1000 * least / whole) / 1000
+        raise WrongValue(f"target_norms is {entry.target_norms:g}, but with all norms frozen {share:.3f} are left")
     found, rise = set(), rises(exact)
     # What raises nothing is free, so of that the largest goes first.
     for path in sorted(exact, key=lambda path: (max(rise[path], 0) / saved[path], -saved[path])):
@@ -42,7 +42,7 @@ def multiplications(bit: Bit) -> dict[str, tuple[int, int]]:
     before it does that.
     """
     pixels = {each.path: math.prod(each.size) for each in bit.convolutions}
-    read = {}
+    read: dict[str, int] = {}
     for unit in bit.units:
         # Only b has a stride, so a gives as many pixels as it reads.
         read |= {unit.norm("a"): pixels[unit.conv("a")], unit.norm("b"): pixels[unit.conv("a")]}

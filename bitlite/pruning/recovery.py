@@ -21,7 +21,7 @@ from bitlite.training.recipe import Recipe, recovery_recipes
 from bitlite.training.step import strategy
 from bitlite.workflow.errors import under
 from bitlite.workflow.metrics import PrunedScores
-from bitlite.workflow.params import NM, Magnitude, Params, Pruning, Quantize, Recovery, keyed
+from bitlite.workflow.params import NM, Magnitude, Params, Part, Pruning, Quantize, Recovery, keyed
 from bitlite.workflow.scores import accuracy
 
 # Trains a model in place; `fit` with its run, log and checkpoint.
@@ -49,7 +49,8 @@ def recover(
     sample, done = partial(sampled, run, bit), 0
     for key, part in keyed(entry):
         whole, recipes = bit, recovery_recipes(part, run.recipe, examples=len(run.train.labels))
-        for cut, recipe in zip(part.cuts, recipes, strict=True):
+        cuts: tuple[Part, ...] = part.cuts
+        for cut, recipe in zip(cuts, recipes, strict=True):
             log_on = partial(_counted_on, log, done)
             train = partial(fit, run=replace(run, recipe=recipe), log=log_on, checkpoint=checkpoint)
             done += recipe.steps

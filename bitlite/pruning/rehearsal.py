@@ -65,9 +65,9 @@ def pruned_kernels(bit: Bit, entry: Magnitude | NM) -> set[str]:
         chosen = [path for path in bit.paths if path not in (ROOT, HEAD)]
     else:
         chosen = bit.matching(entry.layers, "layers")
-    for path in chosen if isinstance(entry, NM) else ():
+    for path in chosen:
         inputs = bit.weights[f"{path}/kernel"].shape[2]
-        if inputs % entry.of:
+        if isinstance(entry, NM) and inputs % entry.of:
             raise WrongValue(
                 f"of is {entry.of}: {entry.zeros} of {entry.of} weights can't be zero in {path}, which has {inputs} "
                 "inputs"

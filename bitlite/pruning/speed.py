@@ -60,7 +60,7 @@ def largest(
 
 def latency_share(bit: Bit, other: Bit, scratch: Path, **rounds: int) -> float:
     """Latency of `bit` as a share of that of `other`, both as files of scheme dynamic, measured in turns."""
-    paths = scratch / "bit.tflite", scratch / "other.tflite"
-    for path, each in zip(paths, (bit, other), strict=True):
+    mine, others = scratch / "bit.tflite", scratch / "other.tflite"
+    for path, each in ((mine, bit), (others, other)):
         path.write_bytes(conversion.convert(each.folded(), Uncalibrated(scheme="dynamic")))
-    return latency.ratio(*paths, **rounds)
+    return latency.ratio(mine, others, **rounds)

@@ -62,7 +62,8 @@ class Figure:
 def script() -> str:
     """Vega, Vega-Lite and vegaEmbed, as global names of a module script within the page."""
     # What would end the element, or begin a comment in it.
-    return vl_convert.javascript_bundle().replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub lacks the default of `snippet`
+    return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def tradeoff(comparison: Comparison) -> Figure:

@@ -73,7 +73,8 @@ def read(variants: Iterable[str], prunings: Iterable[str], finetuned: Bit, plots
 
 def time(rows: Iterable[Mapping[str, str]]) -> Time:
     """The run time from the rows of plots/benchmark/P-Q/layers.csv."""
-    layers, types, left = {}, dict.fromkeys(TYPES, 0.0), {}
+    layers, types = {}, dict.fromkeys(TYPES, 0.0)
+    left: dict[str, int] = {}
     for row in rows:
         layers[row["layer"]] = float(row["time_share"])
         types[row["type"]] += float(row["time_share"])

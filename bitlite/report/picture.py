@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import EngFormatter, FixedLocator, Formatter, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from bitlite.report.steps import Search
@@ -78,7 +78,9 @@ def draw_searches(searches: Mapping[str, Search]) -> Figure:
     figure = Figure(figsize=(11, 4), dpi=160, facecolor="white")
     FigureCanvasAgg(figure)
     timed = {name: search for name, search in searches.items() if search.chosen.latency_ms is not None}
-    panels = [("size_bytes", "size of the .tflite file", EngFormatter(unit="B"), searches)]
+    panels: list[tuple[str, str, Formatter, Mapping[str, Search]]] = [
+        ("size_bytes", "size of the .tflite file", EngFormatter(unit="B"), searches)
+    ]
     if timed:
         panels.append(("latency_ms", "latency of one image, ms", FuncFormatter(lambda ms, _: f"{ms:.3g}"), timed))
     colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(searches)}
@@ -92,7 +94,7 @@ def draw_searches(searches: Mapping[str, Search]) -> Figure:
         for drop in sorted({search.max_accuracy_drop for search in shown.values()}):
             axes.axhline(-100 * drop, color=FAINT, linewidth=1.2, linestyle=(0, (5, 4)), zorder=1)
         for name, search in shown.items():
-            points = [(getattr(step, key), -100 * step.lost) for step in search.tried]
+            points = [(getattr(step, key), -100 * step.lost) for step in search.steps if step.lost is not None]
             ring = points[search.tried.index(search.chosen)]
             axes.plot(*zip(*points, strict=True), color=colours[name], marker="o", markersize=4, label=name, zorder=3)
             axes.plot(*ring, marker="o", markersize=11, markerfacecolor="none", markeredgecolor=INK, zorder=4)
@@ -212,8 +214,7 @@ def _place_labels(
 
     `lines` are horizontal or vertical. The label of the point `bold` is bold, and its ring is kept free.
     """
-    renderer = axes.figure.canvas.get_renderer()
-    inside = axes.get_window_extent(renderer)
+    inside = axes.get_window_extent()
     taken = [_box(axes, [point], 0.6 * (RING_POINTS if i == bold else MARKER_POINTS)) for i, point in enumerate(points)]
     taken += [_box(axes, ends, 1) for ends in lines]
     # Closer to another point than this, a label would seem to be that one's.
@@ -223,7 +224,7 @@ def _place_labels(
             label, points[index], (0, 0), textcoords="offset points", fontsize=8.5, color=INK, zorder=6,
             fontweight="bold" if index == bold else "normal", path_effects=[HALO],
         )  # fmt: skip
-        extent = text.get_window_extent(renderer).padded(2)
+        extent = text.get_window_extent().padded(2)
         obstacles = [*taken, *territories[:index], *territories[index + 1 :]]
         spots = {place: _shifted(extent, place, axes.figure.dpi) for place in PLACES}
         best = min(PLACES, key=lambda place: _covered(spots[place], inside, obstacles))

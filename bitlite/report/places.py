@@ -46,7 +46,7 @@ def gpu(found: Places) -> Finding:
     """Fit if LiteRT's delegate takes all operators, agrees, and is not far off."""
     if found.gpu_agreement == 0 and found.gpu_difference is None:
         return REFUSES
-    if None in (found.gpu_agreement, found.gpu_whole, found.gpu_difference):
+    if found.gpu_agreement is None or found.gpu_whole is None or found.gpu_difference is None:
         return UNCHECKED
     part = "" if found.gpu_whole else "in part, "
     fit = found.gpu_whole and found.gpu_agreement >= FIT and found.gpu_difference <= MOST_OFF
@@ -57,7 +57,7 @@ def float16(found: Places) -> Finding:
     """Fit if it agrees and nothing exceeds float16, which some hardware also sums in."""
     if found.float16_peak == 0:
         return INTEGERS
-    if None in (found.float16_agreement, found.float16_peak):
+    if found.float16_agreement is None or found.float16_peak is None:
         return UNCHECKED
     fit = found.float16_agreement >= FIT and found.float16_peak <= 1
     return Finding(fit, _same(found.float16_agreement), f"peak {_part(found.float16_peak)} of its range")
@@ -67,7 +67,7 @@ def microcontroller(found: Places) -> Finding:
     """Fit if TensorFlow Lite Micro agrees."""
     if found.tflm_agreement == 0 and found.tflm_arena_bytes is None:
         return REFUSES
-    if None in (found.tflm_agreement, found.tflm_arena_bytes):
+    if found.tflm_agreement is None or found.tflm_arena_bytes is None:
         return UNCHECKED
     return Finding(found.tflm_agreement >= FIT, _same(found.tflm_agreement), size(found.tflm_arena_bytes))
 
@@ -77,9 +77,10 @@ def npu(found: Places) -> Finding:
     if found.npu_share is None:
         return UNCHECKED
     text = "whole" if found.npu_share == 1 else percent(found.npu_share) if found.npu_share else "none"
-    # Cycles of a part would look like those of a faster file.
     whole = found.npu_share == 1
-    return Finding(whole, text, f"{count(found.npu_cycles)} cycles on {found.npu}" if whole else "")
+    # Cycles of a part would look like those of a faster file.
+    cycles = found.npu_cycles if whole else None
+    return Finding(whole, text, "" if cycles is None else f"{count(cycles)} cycles on {found.npu}")
 
 
 def _part(share: float) -> str:

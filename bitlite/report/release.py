@@ -40,20 +40,22 @@ def card(comparison: Comparison, origin: Origin, recipe: Mapping, model: Path, i
     recipe: the part of params.yaml that made the selected variant. model: its .tflite file. images: number of test
     images.
     """
+    selected = comparison.selected
+    assert selected, "a variant meets the constraints"
     pixels, output = signature(model)
     background = ImageColor.getrgb(recipe.get("dataset", {}).get("background", "white"))[:3]
     return template("model_card.md.j2").render(
-        variant=comparison.selected,
+        variant=selected,
         origin=origin,
         choice=choice(comparison),
         places=PLACES,
-        caution=caution(comparison.selected),
+        caution=caution(selected),
         pixels=pixels,
         output=output,
         recipe=yaml.safe_dump(dict(recipe), sort_keys=False).strip(),
         background="#{:02x}{:02x}{:02x}".format(*background),
         images=images,
-        interval=wilson(comparison.selected.accuracy, images),
+        interval=wilson(selected.accuracy, images),
     )
 
 

@@ -188,6 +188,7 @@ class Comparison:
 def summary(comparison: Comparison) -> metrics.Summary:
     """The selected variant, alone and against the baseline."""
     selected, baseline = comparison.selected, comparison.baseline
+    assert selected, "a variant meets the constraints"
     return metrics.Summary(
         selected=selected.name,
         accuracy=selected.accuracy,

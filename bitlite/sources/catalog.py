@@ -72,7 +72,7 @@ def download(name: str, builder: tfds.core.DatasetBuilder) -> None:
 
 def _answers(address: str) -> bool:
     """Whether anything at all comes back from `address` in time."""
-    answers = SimpleQueue()
+    answers = SimpleQueue[bool]()
 
     def ask():
         try:

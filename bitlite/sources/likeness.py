@@ -18,7 +18,7 @@ def alike(splits: dict[str, list[Entry]]) -> Iterator[tuple[tuple[str, Entry], t
 
     Of several images with the same look in a split and class the first stands for all. Copies are no such pair.
     """
-    with_look = defaultdict(dict)
+    with_look = defaultdict[int, dict[tuple[str, int], Entry]](dict)
     for split, entries in splits.items():
         for entry in entries:
             if entry.look is not None:
@@ -32,7 +32,7 @@ def alike(splits: dict[str, list[Entry]]) -> Iterator[tuple[tuple[str, Entry], t
 
 def _near(looks: np.ndarray) -> Iterator[tuple[int, int]]:
     """Pairs of different looks, uint64 [looks], that are APART or less. None is kept: there may be very many."""
-    earlier = []
+    earlier: list[np.uint64] = []
     # Looks that differ in so many bits agree in one of one more parts; in the first such part the pair is found.
     for part in np.array_split(np.arange(64), APART + 1):
         mask = np.uint64(sum(1 << int(bit) for bit in part))

@@ -15,7 +15,7 @@ UNSEEN = re.compile(
 
 def faults(names: Iterable[str]) -> dict[str, list[str]]:
     """The names with a fault, in ASCII, by its kind."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for name in sorted(set(names)):
         if fault := _fault(name):
             found.setdefault(f"class names {fault}", []).append(ascii(name))

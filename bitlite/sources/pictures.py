@@ -86,7 +86,7 @@ def ending(path: Path) -> str:
 
 def reason(path: Path, error: Exception) -> str:
     """Why the file can't be read as an image, which a decoder or the system told by `error`."""
-    if isinstance(error, OSError) and error.errno:
+    if isinstance(error, OSError) and error.strerror:
         return error.strerror
     with path.open("rb") as file:
         return fault(file.read(1024), path.stat().st_size, error)
@@ -99,7 +99,7 @@ def fault(content: bytes, size: int, error: Exception) -> str:
     for start, foreign in FOREIGN.items():
         if re.match(start, content, re.DOTALL):
             return foreign
-    if isinstance(error, Image.DecompressionBombError):
+    if isinstance(error, Image.DecompressionBombError) and Image.MAX_IMAGE_PIXELS:
         return f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels, to be made smaller"
     # libwebp does not tell what is wrong. A RIFF file says how long it is.
     shorter = content[:4] == b"RIFF" and int.from_bytes(content[4:8], "little") + 8 > size

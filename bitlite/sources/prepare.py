@@ -122,7 +122,7 @@ def _check_classes(params: Dataset, labels: tuple[str, ...], chosen: dict[str, l
 def _report(source: str, found: dict[str, list[Entry]], kept: dict[str, list[Entry]]) -> None:
     """Print how many images each split of `source` has, and which are copies or left out."""
     for name, entries in found.items():
-        first = {}
+        first: dict[bytes, Entry] = {}
         copies = [entry.where for entry in entries if first.setdefault(entry.digest, entry) is not entry]
         leaks = [entry.where for entry in sorted(set(entries) - set(kept[name]))]
         title = source if len(found) == 1 else f"{source}, {name}"
@@ -134,7 +134,7 @@ def _report(source: str, found: dict[str, list[Entry]], kept: dict[str, list[Ent
 
 def _report_alike(source: str, chosen: dict[str, list[Entry]]) -> None:
     """Print which images look alike without being equal, but are in different splits or classes."""
-    counts, first = Counter(), defaultdict(list)
+    counts, first = Counter[str](), defaultdict(list)
     for (split, one), (another, other) in alike(chosen):
         kind = "splits" if split != another else "classes"
         counts[kind] += 1

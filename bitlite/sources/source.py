@@ -1,17 +1,18 @@
 """A source of labelled images: the entries of its images, and a way to their pixels."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Iterator
+from typing import Generic, NamedTuple, TypeVar
 
 from bitlite.images.records import Example
 
+# Where an image is: its path, or its number among the images of its split.
+Place = TypeVar("Place", bound=Hashable)
 
-class Entry(NamedTuple):
+
+class Entry(NamedTuple, Generic[Place]):
     """An image that a source has, without its pixels."""
 
-    # Its path, or its number among the images of its split.
-    where: Path | int
+    where: Place
     label: int
     # What only images of the same pixels have in common (see `inspection.Inspection`).
     digest: bytes

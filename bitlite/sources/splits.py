@@ -40,7 +40,7 @@ def assign(entries: list[Entry], *, validation: float, test: float) -> list[str]
     # Images without which their class would have none count for no share: other classes would have to make up for them.
     total = sum(len(unit) for unit in units if spared(unit))
     wanted = {"test": round(total * test), "validation": round(total * (test + validation)) - round(total * test)}
-    split_of = {}
+    split_of: dict[bytes, str] = {}
     for split, missing in wanted.items():
         for unit in units:
             if missing <= 0:
@@ -54,7 +54,8 @@ def assign(entries: list[Entry], *, validation: float, test: float) -> list[str]
 
 def _linked(entries: list[Entry]) -> list[list[bytes]]:
     """The digests of images that must share a split, in order."""
-    leads = {}  # from digests and groups to others of the same unit, and from one to itself
+    # From digests and groups to others of the same unit, and from one to itself.
+    leads: dict[bytes | str, bytes | str] = {}
 
     def end(key: bytes | str) -> bytes | str:
         while leads.setdefault(key, key) != key:
@@ -75,7 +76,7 @@ def _by_place(units: list[list[bytes]], label_of: dict[bytes, int]) -> list[list
     for unit in units:
         labels = [label_of[digest] for digest in unit]
         classes.append(max(sorted(set(labels)), key=labels.count))
-    sizes, before, places = Counter(), Counter(), []
+    sizes, before, places = Counter[int](), Counter[int](), []
     for label, unit in zip(classes, units, strict=True):
         sizes[label] += len(unit)
     for label, unit in zip(classes, units, strict=True):

@@ -4,6 +4,7 @@ import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ def _inspected(
 
     Raises InputError naming images that can't be read, unless `skip`: then they are printed.
     """
-    labels = {}
+    labels: dict[tuple[str, int], int] = {}
 
     def located(only: Collection | None) -> Iterator[Located]:
         for split in splits:
@@ -99,7 +100,7 @@ def _inspected(
                 # TFDS gives -1 to an image whose class is kept secret.
                 if label >= 0 and (only is None or (split, number) in only):
                     labels[split, number] = label
-                    yield (split, number), lambda encoded=encoded: encoded
+                    yield (split, number), partial(bytes, encoded)
 
     def fetch(split: str, chosen: list[Entry]) -> Iterator[Example]:
         wanted = {entry.where for entry in chosen}

@@ -70,7 +70,10 @@ def ranges(float32: bytes, images: Iterable[np.ndarray]) -> Ranges:
 def trained(graph: Graph) -> Ranges:
     """The ranges that a network was trained for, of the tensors that have one."""
     ends = {each.output.name: each.output.range for each in graph.operators if each.output.range}
-    return {name: {"min": np.float32([least]), "max": np.float32([largest])} for name, (least, largest) in ends.items()}
+    return {
+        name: {end: np.array([value], np.float32) for end, value in zip(("min", "max"), both, strict=True)}
+        for name, both in ends.items()
+    }
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from types import MappingProxyType
 import numpy as np
 
 from bitlite.bit.weights import Bit
+from bitlite.images.pixels import Pixels
 from bitlite.litert.metadata import METADATA
 from bitlite.tflite import calibration, clipping, metadata, rounding
 from bitlite.tflite.flatbuffer import compact
@@ -18,7 +19,9 @@ FLOAT32 = Uncalibrated(scheme="float32")
 ALL_FLOAT32: Types = MappingProxyType({})
 
 
-def convert(bit: Bit, entry: Quantization, images: Collection[np.ndarray] = (), *, types: Types = ALL_FLOAT32) -> bytes:
+def convert(
+    bit: Bit, entry: Quantization, images: Pixels | Collection[np.ndarray] = (), *, types: Types = ALL_FLOAT32
+) -> bytes:
     """The .tflite file of `bit` for batches of one image, with TFLite metadata and the names of its classes.
 
     Takes RGB pixels [1, height, width, 3] in 0..255 of the scheme's type, and gives logits [1, classes] of the same
@@ -31,7 +34,7 @@ def convert(bit: Bit, entry: Quantization, images: Collection[np.ndarray] = (), 
     return file(source(bit, entry, images), types)
 
 
-def source(bit: Bit, entry: Quantization, images: Collection[np.ndarray] = ()) -> Source:
+def source(bit: Bit, entry: Quantization, images: Pixels | Collection[np.ndarray] = ()) -> Source:
     """What `convert` makes files of, lowered and calibrated."""
     bit = bit.folded()
     scheme = SCHEMES[entry.scheme]
@@ -39,7 +42,7 @@ def source(bit: Bit, entry: Quantization, images: Collection[np.ndarray] = ()) -
         entry = entry.model_copy(update={"keep_float": tuple(bit.matching(entry.keep_float, "keep_float"))})
     graph = lower(bit, scheme.rewrites(entry))
     float32 = to_file(graph)
-    ranges = None
+    ranges: calibration.Ranges = {}
     if isinstance(entry, Static):
         ranges = clipping.without_idle(calibration.ranges(float32, images))
         if entry.ranges == "mse" and scheme.activations != "int16":  # which has steps enough

@@ -35,8 +35,8 @@ def by_dense(graph: Graph, operator: Operator) -> Tensor:
     path, outputs = operator.output.name, kernel.shape[3]
     if kernel.shape[0] == 3:
         x = patches(graph, path, x, operator.options["stride"])
-    weights = kernel.data.reshape(-1, outputs)  # [side * side * channels, outputs]
-    return graph.dense(f"{path}/conv", x, weights, *(each.data for each in bias))
+    weights = kernel.values.reshape(-1, outputs)  # [side * side * channels, outputs]
+    return graph.dense(f"{path}/conv", x, weights, *(each.values for each in bias))
 
 
 def patches(graph: Graph, path: str, x: Tensor, stride: int) -> Tensor:

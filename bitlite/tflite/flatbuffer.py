@@ -99,7 +99,7 @@ def _note(model: schema.ModelT, notes: Mapping[str, bytes]) -> None:
 class _SharingBuilder(flatbuffers.Builder):
     def __init__(self, size: int):
         super().__init__(size)
-        self.offsets = {}
+        self.offsets: dict[tuple[str, bytes], int] = {}
 
     def CreateNumpyVector(self, x):
         key = (x.dtype.str, x.tobytes())

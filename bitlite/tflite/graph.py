@@ -49,6 +49,12 @@ class Tensor:
     range: tuple[float, float] | None = None
 
     @property
+    def values(self) -> np.ndarray:
+        """The data of a constant."""
+        assert self.data is not None, f"{self.name} is no constant"
+        return self.data
+
+    @property
     def type(self) -> int:
         """Number of its type in the schema."""
         return getattr(schema.TensorType, ("float32" if self.data is None else self.data.dtype.name).upper())
@@ -141,7 +147,7 @@ class Graph:
 
     def scale_channels(self, name: str, x: Tensor, factors: Tensor, offsets: Tensor) -> Tensor:
         """x [1, height, width, channels] times a factor for each channel plus an offset, both [channels]."""
-        kernel = replace(factors, shape=(1, 1, 1, *factors.shape), data=factors.data[None, None, None])
+        kernel = replace(factors, shape=(1, 1, 1, *factors.shape), data=factors.values[None, None, None])
         options = {"padding": VALID, "strideH": 1, "strideW": 1, "depthMultiplier": 1}
         options |= {"dilationHFactor": 1, "dilationWFactor": 1}
         return self.operator("DEPTHWISE_CONV_2D", name, [x, kernel, offsets], x.shape, **options)
@@ -185,7 +191,7 @@ class Graph:
         return self.operator("CONCATENATION", name, parts, shape, axis=axis)
 
 
-def constant(name: str, data: np.ndarray) -> Tensor:
+def constant(name: str, data: np.ndarray | float) -> Tensor:
     """A constant in float32."""
     return Tensor(name, np.shape(data), np.ascontiguousarray(data, np.float32))
 
@@ -202,7 +208,8 @@ Rewrite = Callable[[Graph, Operator], Tensor | None]
 
 def rewritten(graph: Graph, rewrite: Rewrite) -> Graph:
     """`graph` with each operator that `rewrite` takes replaced. What comes in its output's place has its range."""
-    new, moved = Graph(graph.input), {}
+    new = Graph(graph.input)
+    moved: dict[Tensor, Tensor] = {}
     for operator in graph.operators:
         operator = replace(operator, inputs=tuple(moved.get(each, each) for each in operator.inputs))
         output = rewrite(new, operator)

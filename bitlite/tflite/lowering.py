@@ -47,7 +47,8 @@ def steps(bit: Bit) -> Graph:
     def ranged(x: Tensor, layer: str, power: float = 1) -> Tensor:
         """x, the output of a layer multiplied by a power of two, with the range that the layer was trained for."""
         if ends := bit.range(layer):
-            x.range = tuple(end * power for end in ends)
+            least, largest = ends
+            x.range = least * power, largest * power
         return x
 
     def conv(x: Tensor, path: str, stride: int = 1) -> Tensor:
@@ -104,7 +105,7 @@ def packed_root(graph: Graph, operator: Operator) -> Tensor | None:
     x, kernel, *bias = operator.inputs
     if kernel.shape[0] <= 3 or any(side % 2 for side in x.shape[1:3]):
         return None
-    path, packed = operator.output.name, pack(kernel.data)
+    path, packed = operator.output.name, pack(kernel.values)
     side = len(packed)
     _, height, width, channels = x.shape
     # SPACE_TO_DEPTH does the same, but Ethos-U leaves it to the CPU.
@@ -115,7 +116,7 @@ def packed_root(graph: Graph, operator: Operator) -> Tensor | None:
     ]
     blocks = graph.concatenate(f"{path}/pack", rows, axis=3)  # [1, H / 2, W / 2, 12]
     padded = graph.pad_image(f"{path}/pad", blocks, side // 2, side - 1 - side // 2)
-    return graph.convolve(f"{path}/conv", padded, packed, *(each.data for each in bias), padding=VALID)
+    return graph.convolve(f"{path}/conv", padded, packed, *(each.values for each in bias), padding=VALID)
 
 
 def pack(kernel: np.ndarray) -> np.ndarray:
@@ -157,7 +158,7 @@ def half_weights(graph: Graph, operator: Operator) -> Tensor | None:
     inputs = []
     for each in operator.inputs:
         if _is_weight(each):
-            half = Tensor(f"{each.name}/half", each.shape, each.data.astype(np.float16))
+            half = Tensor(f"{each.name}/half", each.shape, each.values.astype(np.float16))
             each = graph.operator("DEQUANTIZE", each.name, [half], each.shape)
         inputs.append(each)
     graph.operators.append(replace(operator, inputs=tuple(inputs)))
@@ -184,7 +185,7 @@ def folded_norm(graph: Graph, operator: Operator) -> Tensor | None:
     if before.type != "conv" or before.output is not x:
         return None
     image, kernel = before.inputs
-    graph.operators[-1] = replace(before, inputs=(image, replace(kernel, data=kernel.data * gamma.data), beta))
+    graph.operators[-1] = replace(before, inputs=(image, replace(kernel, data=kernel.values * gamma.values), beta))
     return before.output
 
 
@@ -228,7 +229,8 @@ def convolution(graph: Graph, operator: Operator) -> Tensor | None:
     # With a stride, SAME pads an even image at the bottom and right first.
     if stride > 1 and side > 1 and any(length % 2 == 0 for length in x.shape[1:3]):
         x, padding = graph.pad_image(f"{path}/pad", x, side // 2, side // 2), VALID
-    return graph.convolve(f"{path}/conv", x, kernel.data, *(each.data for each in bias), stride=stride, padding=padding)
+    constants = (each.values for each in (kernel, *bias))
+    return graph.convolve(f"{path}/conv", x, *constants, stride=stride, padding=padding)
 
 
 def pool(graph: Graph, operator: Operator) -> Tensor | None:
@@ -281,9 +283,9 @@ def _group_norm(graph: Graph, operator: Operator, scaled_gamma: Callable) -> Ten
     variance = graph.operator(
         "SUB", f"{path}/variance", [square, mean_square], mean.shape, fusedActivationFunction=RELU
     )
-    scale = scaled_gamma(graph, path, variance, gamma.data.reshape(grouped), operator.options["power"])
+    scale = scaled_gamma(graph, path, variance, gamma.values.reshape(grouped), operator.options["power"])
     y = graph.multiply(f"{path}/{SCALED}", x, spread("scale", scale))
-    offset = constant(beta.name, beta.data.reshape(grouped))
+    offset = constant(beta.name, beta.values.reshape(grouped))
     shift = graph.subtract(f"{path}/{SHIFT}", offset, graph.multiply(f"{path}/mean_scale", scale, mean))
     return graph.add(f"{path}/shifted", y, spread("shift", shift))
 

@@ -119,13 +119,12 @@ def _write(builder: flatbuffers.Builder, value: str | list | Table) -> int:
     }
     builder.StartObject(value.size)
     for number, slot in slots.items():
-        match slot:
-            case np.int8():
-                builder.PrependInt8Slot(number, slot, 0)
-            case np.uint8():
-                builder.PrependUint8Slot(number, slot, 0)
-            case np.uint32():
-                builder.PrependUint32Slot(number, slot, 0)
-            case _:
-                builder.PrependUOffsetTRelativeSlot(number, slot, 0)
+        if isinstance(slot, np.int8):
+            builder.PrependInt8Slot(number, slot, 0)
+        elif isinstance(slot, np.uint8):
+            builder.PrependUint8Slot(number, slot, 0)
+        elif isinstance(slot, np.uint32):
+            builder.PrependUint32Slot(number, slot, 0)
+        else:
+            builder.PrependUOffsetTRelativeSlot(number, slot, 0)
     return builder.EndObject()

@@ -22,6 +22,7 @@ from bitlite.tflite.graph import Graph, to_file
 from bitlite.tflite.lowering import MODEL, lower
 from bitlite.tflite.schemes import Source, Types, lowered
 from bitlite.workflow import scores
+from bitlite.workflow.params import Mixed
 
 COLUMNS = (
     "step", "layer", "type", "snr_db", "saved_bytes", "saved_us", "size_bytes", "latency_ms", "accuracy", "chosen",
@@ -56,7 +57,7 @@ SAVED: dict[str, Callable[[Alone], float]] = {
 }
 
 
-def choose(source: Source, pixels: np.ndarray, labels: np.ndarray) -> tuple[Types, list[dict]]:
+def choose(source: Source, pixels: runtime.Images, labels: np.ndarray) -> tuple[Types, list[dict]]:
     """The types of the convolutions for an entry of scheme mixed, and all that was tried as rows of COLUMNS.
 
     pixels, labels: validation images uint8 [images, height, width, 3] and their classes. The steps of `in_order` are
@@ -66,7 +67,9 @@ def choose(source: Source, pixels: np.ndarray, labels: np.ndarray) -> tuple[Type
     Rows: one for each step, the first being float32, with the file's size and accuracy where it was tried; then what
     no step takes. The objective `latency` depends on this machine, `size` gives equal types for equal input.
     """
-    entry, timed = source.entry, source.entry.objective == "latency"
+    entry = source.entry
+    assert isinstance(entry, Mixed), "only scheme mixed leaves a choice"
+    timed = entry.objective == "latency"
     with tempfile.TemporaryDirectory() as scratch:
         power, measured = _alone(source, pixels[:SAMPLE], Path(scratch))
         if timed:
@@ -105,8 +108,8 @@ def in_order(measured: Iterable[Alone], saved: Callable[[Alone], float]) -> list
     """
     priced = []
     for layer, types in groupby(measured, lambda alone: alone.layer):
-        here, paid, types = Alone(layer, "float32"), -np.inf, list(types)
-        while further := [each for each in types if saved(each) > saved(here)]:
+        here, paid, offered = Alone(layer, "float32"), -np.inf, list(types)
+        while further := [each for each in offered if saved(each) > saved(here)]:
             prices = [(each.error - here.error) / (saved(each) - saved(here)) for each in further]
             paid = max(paid, min(prices))  # rounding may not put it before the step that it follows
             here = further[int(np.argmin(prices))]

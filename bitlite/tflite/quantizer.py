@@ -48,8 +48,8 @@ def by_layer(float32: bytes, types: Mapping[str, str], ranges: Ranges, *, static
     """
     int8, int4 = ([path for path, each in types.items() if each == type] for type in ("int8", "int4"))
     root = [] if static_root else [path for path in int8 if path == ROOT]
-    static = [path for path in int8 if path not in root]
-    static = convolutions.operators(float32, [*static, POOL] if ROOT in static else static)
+    ranged = [path for path in int8 if path not in root]
+    static = convolutions.operators(float32, [*ranged, POOL] if ROOT in ranged else ranged)
     large = convolutions.outputs(float32, SMALL)
     dynamic = convolutions.operators(float32, [*root, *int4])
     dynamic = {name: type for name, type in dynamic.items() if name in large}

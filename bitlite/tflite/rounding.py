@@ -32,7 +32,7 @@ class Layer(NamedTuple):
 
     input: int
     kernel: np.ndarray
-    options: object
+    options: schema.Conv2DOptionsT | schema.DepthwiseConv2DOptionsT | schema.FullyConnectedOptionsT
 
 
 def compensated(content: bytes, float32: bytes, images: Iterable[np.ndarray]) -> bytes:
@@ -117,8 +117,8 @@ def _rows(image: np.ndarray, layer: Layer, random: np.random.Generator) -> np.nd
     if layer.kernel.ndim == 2:  # a dense layer reads one pixel
         side, stride = (1, 1), 1
     else:
-        _, *side, _ = layer.kernel.shape
-        stride = layer.options.strideH
+        _, height, width, _ = layer.kernel.shape
+        side, stride = (height, width), layer.options.strideH
         if layer.options.padding == schema.Padding.SAME:  # of stride 1, and odd sides
             image = np.pad(image, ((0, 0), *((length // 2,) * 2 for length in side), (0, 0)))
     windows = sliding_window_view(image[0], side, axis=(0, 1))[::stride, ::stride]  # [H, W, inputs, *side]

@@ -12,12 +12,13 @@ import numpy as np
 
 from bitlite.bit.names import PIXELS
 from bitlite.bit.weights import Bit
+from bitlite.images.pixels import Pixels
 from bitlite.tflite import calibration, quantizer
 from bitlite.tflite.dense import dense
 from bitlite.tflite.graph import Graph, Rewrite, rewritten, to_file
 from bitlite.tflite.lowering import half_weights, integer_norm, lower, packed_root, probabilities
 from bitlite.tflite.winograd import winograd
-from bitlite.workflow.params import Quantization, Uncalibrated
+from bitlite.workflow.params import Int8Mixed, Quantization, Uncalibrated
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Source:
     scheme: the row of SCHEMES. entry: the entry of params.yaml.
     graph, float32: the lowered network, and its file.
     images: to calibrate with, each uint8 [height, width, 3]. ranges: the least and largest value of every tensor, for
-    schemes of fixed ranges.
+    schemes of fixed ranges; none for others.
     """
 
     bit: Bit
@@ -35,8 +36,8 @@ class Source:
     entry: Quantization
     graph: Graph
     float32: bytes
-    images: Collection[np.ndarray] = ()
-    ranges: calibration.Ranges | None = None
+    images: Pixels | Collection[np.ndarray]
+    ranges: calibration.Ranges
 
 
 # The type of each convolution by its path, which is float32, int8 or int4; of those that are not named it is float32.
@@ -61,6 +62,7 @@ def _integers(source: Source, _: Types) -> bytes:
 
 
 def _int8_mixed(source: Source, _: Types) -> bytes:
+    assert isinstance(source.entry, Int8Mixed), "SCHEMES has this for int8_mixed alone"
     kept = source.entry.keep_float
     return _mixed(source, {path: "int8" for path in source.bit.paths if path not in kept})
 
@@ -104,7 +106,7 @@ class Scheme:
         int4: paths of the convolutions that become dense layers, for the scheme mixed.
         """
         by_winograd = isinstance(entry, Uncalibrated) and entry.winograd
-        chosen = {
+        chosen: dict[Rewrite, bool] = {
             packed_root: self.packs_root,
             winograd: by_winograd,
             dense: self.weights == "int4",

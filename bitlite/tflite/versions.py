@@ -54,13 +54,13 @@ def declare(model: schema.ModelT) -> str:
     has it. Raises ValueError for an operator, or types of one, without a rule here.
     """
     (graph,) = model.subgraphs
-    needs = {}
+    needs: dict[str, tuple[int, str]] = {}
     for operator in graph.operators:
         name = flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
         types = _types(name, graph, operator)
         if types not in VERSIONS.get(name, ()):
             raise ValueError(f"bitlite/tflite/versions.py has no version of {name} of {types}; op_version.cc may have")
-        needs[name] = max(needs.get(name, (0,)), VERSIONS[name][types])
+        needs[name] = max(needs.get(name, (0, "")), VERSIONS[name][types])
         operator.opcodeIndex = list(needs).index(name)
         if types == INT4:
             needs |= LITMUS

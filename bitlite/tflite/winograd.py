@@ -23,7 +23,7 @@ def winograd(graph: Graph, operator: Operator) -> Tensor | None:
     if operator.type != "conv" or operator.options["stride"] != 1:
         return None
     x, kernel, *_ = operator.inputs
-    return by_winograd(graph, operator) if gains(kernel.data, x.shape[1:3]) else None
+    return by_winograd(graph, operator) if gains(kernel.values, x.shape[1:3]) else None
 
 
 def by_winograd(graph: Graph, operator: Operator) -> Tensor:
@@ -31,7 +31,7 @@ def by_winograd(graph: Graph, operator: Operator) -> Tensor:
     x, kernel, *bias = operator.inputs
     _, height, width, _ = x.shape
     path, channels = operator.output.name, kernel.shape[3]
-    biases = dict(zip([BIASED], (each.data for each in bias), strict=False))
+    biases = dict(zip([BIASED], (each.values for each in bias), strict=False))
     padded = graph.pad_image(f"{path}/pad", x, 1, 1)  # [1, H + 2, W + 2, C]
     sums = [
         each
@@ -40,7 +40,7 @@ def by_winograd(graph: Graph, operator: Operator) -> Tensor:
     ]  # 16 of [1, H / 2, W / 2, C]
     products = [
         graph.convolve(f"{path}/product{number:02}", each, part, biases.get(number), padding=VALID)
-        for number, (each, part) in enumerate(zip(sums, transformed(kernel.data), strict=True))
+        for number, (each, part) in enumerate(zip(sums, transformed(kernel.values), strict=True))
     ]  # 16 of [1, H / 2, W / 2, D]
     rows = [_outputs(graph, f"{path}/row{first // 4}", *products[first : first + 4]) for first in range(0, 16, 4)]
     left, right = (
@@ -55,7 +55,7 @@ def by_winograd(graph: Graph, operator: Operator) -> Tensor:
     return graph.reshape(f"{path}/output", whole, (1, height, width, channels))
 
 
-def gains(kernel: np.ndarray, size: tuple[int, int]) -> bool:
+def gains(kernel: np.ndarray, size: tuple[int, ...]) -> bool:
     """Whether a convolution of stride 1 by `kernel`, over an image of `size`, can be computed so, and should.
 
     Kernels must be 3x3 and images of even sides. Few channels gain nothing; zeros of pruned kernels would be lost.

@@ -71,7 +71,7 @@ def fit(
     """
     tf.keras.utils.set_random_seed(run.seed)
     tf.config.experimental.enable_op_determinism()
-    fingerprint = checkpoint and checkpoint.fingerprint(run.recipe, run.seed, model, teacher)
+    fingerprint = checkpoint.fingerprint(run.recipe, run.seed, model, teacher) if checkpoint else ""
     most = RUNAWAY * max(1.0, _largest(model))
     if not run.recipe.augments and not run.recipe.distillation and network.only_head_trained(model):
         model, run = _on_features(model, run)

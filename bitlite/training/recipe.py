@@ -6,7 +6,7 @@ from math import cos, pi
 
 from bitlite.images import dataset
 from bitlite.training import hyperrule
-from bitlite.workflow.params import Auto, Finetune, Recovery
+from bitlite.workflow.params import Auto, Finetune, RateSchedule, Recovery
 
 # In recovery `steps: auto` shows this share of the images that BiT-HyperRule shows, so that larger data sets get more:
 # ten times all of CIFAR-10's.
@@ -33,7 +33,7 @@ class Recipe:
     image_size: int
     warmup: int
     decays: tuple[int, ...]
-    learning_rate_schedule: str = "hyperrule"
+    learning_rate_schedule: RateSchedule = "hyperrule"
     padding: int = 0
     mixup: float = 0.0
     flip: bool = False

@@ -56,7 +56,8 @@ def training_step(
         if not recipe.distillation:
             return losses
         # On the same crops and mixtures as the student: "consistent", as Beyer et al. (arXiv:2106.05237) have it.
-        followed = distillation_losses(teacher(pixels, training=False), logits, recipe.temperature)
+        taught = teacher(pixels, training=False)  # type: ignore[misc]  # it is there where there is distillation
+        followed = distillation_losses(taught, logits, recipe.temperature)
         return (1 - recipe.distillation) * losses + recipe.distillation * followed
 
     def gradients_of(pixels, targets):

@@ -67,7 +67,7 @@ def answer(run: Callable[[Path, np.ndarray], dict[str, np.ndarray]]) -> None:
     """Within the process: answer with the arrays that `run` returns; a RuntimeError is the place's refusal."""
     path, folder = map(Path, sys.argv[1:])
     try:
-        np.savez(folder / ANSWER, **run(path, np.load(folder / IMAGES)))
+        np.savez(folder / ANSWER, allow_pickle=False, **run(path, np.load(folder / IMAGES)))
     except RuntimeError as error:
         print(error, file=sys.stderr)
         sys.exit(REFUSED)

@@ -26,7 +26,7 @@ def check(path: Path, images: np.ndarray, expected: np.ndarray) -> dict:
         return {"tflm_agreement": 0.0, "tflm_arena_bytes": None}
     return {
         "tflm_agreement": agreement(arrays["outputs"], expected),
-        "tflm_arena_bytes": int(USED.search(log)[1]),
+        "tflm_arena_bytes": int(USED.findall(log)[0]),
     }
 
 

@@ -38,15 +38,15 @@ def check(path: Path, pixels: Pixels | np.ndarray, expected: np.ndarray, where: 
         "tflm": partial(micro.check, path, images, expected),
         "npu": partial(npu.check, path, where.npu),
     }
-    found = {"images_tried": count, "npu": where.npu.accelerator, "oldest_runtime": oldest_runtime(path)}
-    unchecked = {}
+    found: dict = {"images_tried": count, "npu": where.npu.accelerator, "oldest_runtime": oldest_runtime(path)}
+    unchecked: dict[str, list[str]] = {}
     with ThreadPoolExecutor(len(checks)) as threads:
         started = {name: threads.submit(each) for name, each in checks.items() if count}
         for name, each in started.items():
             try:
                 found |= each.result()
-            except Unavailable as remedy:
-                unchecked.setdefault(str(remedy), []).append(name)
+            except Unavailable as error:
+                unchecked.setdefault(str(error), []).append(name)
     for remedy, names in unchecked.items():
         print(f"{' and '.join(names)} not checked: {remedy}", file=sys.stderr)
     return Places(**{field.name: None for field in fields(Places)} | found)

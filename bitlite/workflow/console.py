@@ -29,7 +29,7 @@ def drop_notices() -> None:
     ours, theirs = socket.socketpair()
     command = ["grep", "--text", "--line-buffered", "--invert-match", "--extended-regexp", f"^({'|'.join(NOTICES)})"]
     # In a session of its own it outlives an interrupt from the keyboard.
-    passing = subprocess.Popen(command, stdin=theirs, stdout=console, start_new_session=True)
+    passing = subprocess.Popen(command, stdin=theirs.fileno(), stdout=console, start_new_session=True)
     theirs.close()
     os.dup2(ours.fileno(), 2)
 

@@ -5,10 +5,10 @@ The stage that writes a file and everything that reads it share its record.
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from bitlite.workflow.errors import InputError, missing
 from bitlite.workflow.files import write_json
@@ -173,7 +173,7 @@ class Summary:
 
 def write(path: Path, record: object) -> None:
     """Write one of the records above. A number that is NaN or infinite raises ValueError."""
-    write_json(path, asdict(record))
+    write_json(path, vars(record))
 
 
 def read(path: Path, kind: type[Record]) -> Record:
@@ -181,7 +181,7 @@ def read(path: Path, kind: type[Record]) -> Record:
 
     Raises InputError naming the file and the command that makes it, if it is missing, is no JSON or lacks a key.
     """
-    types = {field.name: field.type for field in fields(kind)}
+    types = get_type_hints(kind)
     try:
         content = json.loads(path.read_text())
         # What is absent is `...`, which fits no type.
@@ -196,7 +196,7 @@ def read(path: Path, kind: type[Record]) -> Record:
     return kind(**{key: content[key] for key in types})
 
 
-def _fits(value: object, type_: type | UnionType) -> bool:
+def _fits(value: object, type_: Any) -> bool:
     """Whether a value of a JSON file is of a record's type: str, bool, int, float, or one of these or None."""
     if isinstance(type_, UnionType):
         return any(_fits(value, each) for each in type_.__args__)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self, overload
 
 from PIL import ImageColor
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -129,12 +129,12 @@ class Recovery(Section):
     temperature: PositiveFloat = 2.0
 
     @property
-    def cuts(self) -> tuple["Recovery", ...]:
+    def cuts(self) -> tuple[Self, ...]:
         """What prunes before each round of the recovery: the entry itself, unless it has rounds."""
         return (self,)
 
     @property
-    def parts(self) -> tuple["Recovery"]:
+    def parts(self) -> tuple[Self]:
         """The entry alone, as a combination of one."""
         return (self,)
 
@@ -192,7 +192,7 @@ class Channels(Recovery):
         return self
 
     @property
-    def cuts(self) -> tuple["Channels", ...]:
+    def cuts(self) -> tuple[Self, ...]:
         """An entry for each round, with the share of the whole that it leaves; each takes as much of the whole."""
         key, share = self.size
         shares = (share + (1 - share) * (1 - number / self.rounds) for number in range(1, self.rounds + 1))
@@ -229,12 +229,16 @@ class Quantize(Recovery):
     distillation: Share = 1.0
 
 
+# An entry of `pruning` that prunes, alone or in a combination.
+Part = Magnitude | NM | Channels | Units | NormFree | Quantize
+
+
 class Combine(Section):
     """Several methods one after the other, each with its own recovery."""
 
     method: Literal["combine"]
     parts: Annotated[
-        tuple[Annotated[Magnitude | NM | Channels | Units | NormFree | Quantize, Field(discriminator="method")], ...],
+        tuple[Annotated[Part, Field(discriminator="method")], ...],
         Field(min_length=2, strict=False),
     ]
 
@@ -252,7 +256,7 @@ class Combine(Section):
         return self
 
 
-def keyed(entry: "Pruning") -> Iterator[tuple[str, Recovery]]:
+def keyed(entry: "Pruning") -> Iterator[tuple[str, Part]]:
     """The parts of an entry of `pruning`, each with its key below that of the entry: "" where it is its only part."""
     for number, part in enumerate(entry.parts):
         yield f"parts[{number}]" if isinstance(entry, Combine) else "", part
@@ -377,9 +381,7 @@ class Compare(Section):
     objective: Literal["size", "latency", "accuracy"] = "size"
 
 
-Pruning = Annotated[
-    NoPruning | Magnitude | NM | Channels | Units | NormFree | Quantize | Combine, Field(discriminator="method")
-]
+Pruning = Annotated[NoPruning | Part | Combine, Field(discriminator="method")]
 Quantization = Annotated[Uncalibrated | Int4 | Integers | Int8Mixed | Mixed, Field(discriminator="scheme")]
 
 
@@ -401,7 +403,13 @@ class Params(Section):
         """Names of all pairs of a pruning and a quantization, in the order of the file."""
         return [f"{p}-{q}" for p in self.pruning for q in self.quantization]
 
-    def entry(self, section: Literal["pruning", "quantization"], name: str) -> Section:
+    @overload
+    def entry(self, section: Literal["pruning"], name: str) -> Pruning: ...
+
+    @overload
+    def entry(self, section: Literal["quantization"], name: str) -> Quantization: ...
+
+    def entry(self, section, name):
         """The entry of a section that bears this name. Raises InputError if there is none."""
         entries = getattr(self, section)
         if name not in entries:
@@ -446,8 +454,8 @@ def _with_texts(content: Any, path: Path) -> Any:
     """`content` with the values of AS_WRITTEN as they stand in the file at `path`."""
     for section, keys in AS_WRITTEN.items():
         values = content.get(section) if isinstance(content, dict) else None
-        for key in keys if isinstance(values, dict) else ():
-            if isinstance(values.get(key), bool | int | float | date):
+        for key in keys:
+            if isinstance(values, dict) and isinstance(values.get(key), bool | int | float | date):
                 values[key] = YAML(typ="base", pure=True).load(path)[section][key]
     return content
 

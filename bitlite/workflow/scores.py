@@ -33,7 +33,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def predictions(probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Iterator[dict]:
     """A row of PREDICTION_COLUMNS an image: the class it shows, the most probable one, and how probable that is."""
     for actual, row in zip(labels, probabilities, strict=True):
-        predicted = np.argmax(row)
+        predicted = int(np.argmax(row))
         yield {
             "actual": names[actual],
             "predicted": names[predicted],
@@ -46,7 +46,7 @@ def by_class(predictions: Sequence[Mapping], names: Sequence[str]) -> Iterator[d
     the images put into it that show it; empty where there are none.
     """
     pairs = Counter((row["actual"], row["predicted"]) for row in predictions)
-    shown, said = Counter(), Counter()
+    shown, said = Counter[str](), Counter[str]()
     for (actual, predicted), count in pairs.items():
         shown[actual] += count
         said[predicted] += count

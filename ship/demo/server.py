@@ -92,13 +92,14 @@ def described(path: Path) -> dict:
     about = options.described(path)
     pixels, scores = signature(path)
     integers = pixels.dtype != "float32"
+    # Where the input is of integers, they are the pixels as they are.
+    normalization = None if integers else about.normalization
     return {
         "file": path.name,
         "bytes": path.stat().st_size,
         "labels": about.labels,
         "integers": integers,
-        # Where the input is of integers, they are the pixels as they are.
-        **({} if integers else {"mean": about.mean.tolist(), "std": about.std.tolist()}),
+        **({"mean": normalization[0].tolist(), "std": normalization[1].tolist()} if normalization else {}),
         "probabilities": about.probabilities,
         "scale": scores.scale,
         "zero_point": scores.zero_point,
@@ -137,7 +138,7 @@ class Server(ThreadingHTTPServer):
             raise InputError(f"--host {host} is no address: {one_line(error)}") from error
         self.files, self.headers = files, headers(files["/"].read_text())
         try:
-            super().__init__(address[:2], Handler)
+            super().__init__(address[:2], Handler)  # type: ignore[arg-type]  # (int, bytes) is for Pythons without IPv6
         except OSError as error:
             raise InputError(f"port {port} of {host}: {error.strerror}; choose another by --port") from error
         if certificate:
@@ -147,13 +148,14 @@ class Server(ThreadingHTTPServer):
     def server_bind(self):
         # HTTPServer's own asks name servers for the host's name.
         TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]  # bytes are for AF_UNIX
 
     def handle_error(self, *_):
         """A browser that goes away, or speaks no TLS, is nobody's business."""
 
 
 class Handler(SimpleHTTPRequestHandler):
+    server: Server
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "demo", ""
     extensions_map = TYPES
