@@ -9,7 +9,7 @@ clones: two clean clones in folders of other names, with other hash seeds, one o
 kills: a `dvc repro` killed with all its processes at a random moment of a stage; the next one gives the bytes of an
     unbroken one and leaves nothing behind.
 interrupts: Ctrl-C in every stage is over within 5 seconds, with one line and no process left.
-full: a stage whose files can't get as large as its largest output (RLIMIT_FSIZE) says so in one line and leaves
+full: a stage whose files can't get as large as its largest output (RLIMIT_FSIZE) says so, and how to go on, and leaves
     outputs of an unbroken run or none; the next run is right.
 together: two `dvc repro` at once, one beside a queue, and two experiments with --temp: at worst DVC says that it is
     locked, and results are right.
@@ -36,6 +36,8 @@ import psutil
 from ruamel.yaml import YAML
 
 from benchmarks.workflow import ENVIRONMENT, PROJECT
+from bitlite.workflow.command import GO_ON
+from bitlite.workflow.ending import INTERRUPTED
 
 PARAMS = {
     "seed": 0,
@@ -272,14 +274,15 @@ def full(clone: Unbroken) -> bool:
             status, said = clone.try_to("python", "-m", f"stages.{name}", *arguments, limits=limits)
             found = clone.bytes()
             halves = [path for path, digest in found.items() if clone.expected.get(path) != digest]
-            good = status == 1 and "Traceback" not in said and not halves
-            outcome = f"exit {status}, {len(halves)} halves, {said.splitlines()[-1:]}"
+            *_, line, last = ["", *said.splitlines()]
+            good = status == 1 and "Traceback" not in said and last == GO_ON and not halves
+            outcome = f"exit {status}, {len(halves)} halves, {line}"
             yield f"{stage}, files of {limit} bytes", outcome, good
         status, said = clone.try_to("dvc", "repro", "--force")
         wrong = said[-500:] if status else clone.wrong()
         yield "dvc repro after all of them", wrong or "right", not wrong
 
-    return told("full", trials(), "told of it in one line, left no half, and dvc repro was right after")
+    return told("full", trials(), "told of it and how to go on, left no half, and dvc repro was right after")
 
 
 def together(clone: Unbroken) -> bool:

@@ -492,9 +492,10 @@ def _key(detail: ErrorDetails, content: Any) -> str:
     """Dotted path of the faulty key: pydantic's own location also holds the types of a union that it tried."""
     path, node = [], content
     for part in detail["loc"]:
-        if (isinstance(node, dict) and part in node) or (isinstance(node, list) and part in range(len(node))):
+        below = dict(enumerate(node)) if isinstance(node, list) else node
+        if isinstance(below, dict) and part in below:
             path.append(str(part))
-            node = node[part]
+            node = below[part]
     if detail["type"] == "missing":
         path.append(str(detail["loc"][-1]))
     return ".".join(path)
