@@ -8,12 +8,18 @@ import os
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+
+from bitlite.workflow.errors import one_line
+
+# How many times its size a packed file of arrays may unpack to: weights hardly shrink, and the zeros of pruned ones by
+# less. A bomb of a few megabytes would take all memory.
+UNPACKED = 20
 
 
 @contextmanager
@@ -90,12 +96,31 @@ def _replaced(path: Path, scratch: Path) -> Path:
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file. Raises ValueError if it is none, is damaged or holds pickled objects."""
-    try:
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"no .npz file, or a damaged one: {error}") from error
+    """The arrays of an .npz file; what else lies in it is left alone.
+
+    Raises OSError if it can't be read, ValueError if it is no .npz file, is damaged, holds pickled objects, or would
+    unpack to more than UNPACKED times its size.
+    """
+    with path.open("rb") as file:
+        try:
+            return dict(_arrays(file))
+        except OSError:
+            raise
+        except Exception as error:  # zipfile, NumPy and Python's parser of a header each stumble in ways of their own
+            raise ValueError(f"no .npz file, or a damaged one: {one_line(error)}") from error
+
+
+def _arrays(file: BinaryIO) -> Iterator[tuple[str, np.ndarray]]:
+    with zipfile.ZipFile(file) as archive:
+        arrays = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+        size, most = sum(member.file_size for member in arrays), UNPACKED * os.fstat(file.fileno()).st_size
+        if size > most:
+            raise ValueError(f"its arrays take {size} bytes, more than {UNPACKED} times the file's own")
+        for member in arrays:
+            with archive.open(member) as content:
+                yield member.filename.removesuffix(".npy"), np.lib.format.read_array(content, allow_pickle=False)
+                if content.read(1):  # only the end of a member brings its checksum
+                    raise ValueError(f"{member.filename} holds more than its header says")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
