@@ -10,7 +10,7 @@ BIN := .venv/bin
 # dvc.yaml calls `python`: the stages are to run in this environment.
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-PIN := $(BIN)/uv pip compile --universal --python-version 3.11 --no-header
+PIN := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header
 
 .PHONY: repro where demo verify test lint requirements
 

@@ -54,7 +54,7 @@ class Shape:
 
 
 def misfits(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """How weights of the shapes `found`, by name, differ from the expected ones: how many in each way, and the first."""
+    """How weights of the shapes `found`, by name, differ from the expected: how many in each way, and the first."""
     ways = {
         "missing": expected.keys() - found.keys(),
         "not BiT's": found.keys() - expected.keys(),
