@@ -34,6 +34,7 @@ from bitlite.workflow.errors import InputError, listed
 from bitlite.workflow.files import read_csv, write_bytes, write_csv
 from bitlite.workflow.params import load
 from bitlite.workflow.paths import FINETUNED, METRICS, PLOTS, RELEASE, TFLITE
+from bitlite.workflow.scores import PREDICTION_COLUMNS
 
 REPORT = Path("report.html")
 
@@ -44,7 +45,8 @@ def main() -> None:
     comparison = variants.Comparison(variants.read(names, METRICS), params.compare, noise.read(names, PLOTS))
     finetuned = Bit.load(FINETUNED)
     made_from = origin.read(params, finetuned.architecture, METRICS)
-    predictions = read_csv(PLOTS / "evaluate" / comparison.foremost.name / "predictions.csv")
+    foremost = PLOTS / "evaluate" / comparison.foremost.name
+    predictions = read_csv(foremost / "predictions.csv", PREDICTION_COLUMNS)
     png = picture.tradeoff(comparison)
     searches = steps.read(params, PLOTS)
     html = page.report(

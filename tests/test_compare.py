@@ -48,6 +48,7 @@ from bitlite.tflite import calibration, quantizer
 from bitlite.tflite.graph import to_file
 from bitlite.tflite.lowering import lower, probabilities
 from bitlite.workflow import metrics
+from bitlite.workflow.errors import InputError
 from bitlite.workflow.files import read_csv, write_csv
 from bitlite.workflow.metrics import ModelScores, PrunedScores
 from bitlite.workflow.params import Params, load
@@ -1118,7 +1119,8 @@ def workspace(tmp_path, monkeypatch, tflite, images):
     write_curve(Path("plots/finetune"), "loss", [(8, 2.5)])
     write_layers(Path("plots"), [v.name for v in made], ["dense", "channels"])
     for v in made:
-        write_csv(Path("plots/evaluate") / v.name / "predictions.csv", ["actual", "predicted"], many_predictions())
+        rows = [row | {"confidence": 0.5} for row in many_predictions()]
+        write_csv(Path("plots/evaluate") / v.name / "predictions.csv", list(rows[0]), rows)
         scores = [{"score": key, "value": 0.1} for key in judged.MEANINGS]
         write_csv(Path("plots/evaluate") / v.name / "scores.csv", ["score", "value"], scores)
         classes = [{"class": name, "images": 1, "recall": 1.0, "precision": 1.0} for name in LABELS]
@@ -1250,6 +1252,65 @@ def test_stage_that_fails_leaves_the_release_as_it_was(workspace):
     with pytest.raises(ValueError, match=r"^metrics/benchmark/dense-int8\.json is missing: run `dvc repro`$"):
         compare.main()
     assert outputs() == before
+
+
+def replaced(old: bytes, new: bytes):
+    return lambda content: content.replace(old, new, 1)
+
+
+JUDGED = "plots/evaluate/channels-int8"
+PREDICTIONS, SCORES, CLASSES = f"{JUDGED}/predictions.csv", f"{JUDGED}/scores.csv", f"{JUDGED}/classes.csv"
+SHARES, ERRORS = "plots/benchmark/dense-int8/layers.csv", "plots/convert/dense-int8/layers.csv"
+KEPT = "plots/prune/dense/layers.csv"
+CURVE = "plots/finetune/plots/metrics/loss.tsv"
+FILE = "models/tflite/channels-int8.tflite"
+ALL = [
+    PREDICTIONS,
+    SCORES,
+    CLASSES,
+    SHARES,
+    ERRORS,
+    KEPT,
+    CURVE,
+    FILE,
+    "metrics/evaluate/dense-int8.json",
+    "metrics/benchmark/dense-int8.json",
+    "metrics/where/dense-int8.json",
+    "metrics/finetune.json",
+    "metrics/prune/dense.json",
+    "models/finetuned/architecture.json",
+    "models/finetuned/weights.npz",
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "damage"),
+    [
+        *((path, lambda content: b"") for path in ALL),
+        *((path, lambda content: bytes(range(256))) for path in ALL),
+        *((path, lambda content: content[: len(content) // 3]) for path in (FILE, SCORES)),
+        *((path, lambda content: None) for path in ALL if path != CURVE),  # what did not train has none
+        *((PREDICTIONS, replaced(b"0.5", text)) for text in (b"x", b"7", b"nan", b"-1", b"")),
+        (PREDICTIONS, replaced(b"confidence", b"sureness")),
+        (SCORES, replaced(b"log_loss", b"logloss")), (SCORES, replaced(b"0.1", b"inf")),
+        (CLASSES, replaced(b",1,", b",-1,")), (CLASSES, replaced(b"1.0", b"1.1")),
+        (SHARES, replaced(b",conv,", b",con,")), (KEPT, replaced(b"sparsity", b"density")),
+    ],
+)  # fmt: skip
+def test_damaged_input_is_told_in_one_line_and_nothing_is_written(workspace, path, damage):
+    content = damage(Path(path).read_bytes())
+    if content is None:
+        Path(path).unlink()
+    else:
+        assert content != Path(path).read_bytes()
+        Path(path).write_bytes(content)
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    with pytest.raises(InputError) as error:
+        compare.main()
+    told = str(error.value)
+    assert told.startswith("models/finetuned " if "finetuned" in path else path) and "dvc repro" in told
+    assert len(told.splitlines()) == 1
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
 
 
 def test_release_is_whole_or_not_at_all(tmp_path):

@@ -37,7 +37,7 @@ def read(source: str) -> dict[str, np.ndarray]:
 
     Raises InputError naming the source if it can't be fetched or read.
     """
-    began = time.time()
+    changed = began = time.time()
     try:
         with _place(source) as path:
             changed = path.stat().st_ctime if path.exists() else began

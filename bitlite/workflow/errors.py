@@ -30,6 +30,11 @@ def missing(path: Path) -> InputError:
     return InputError(f"{path} is missing: run `dvc repro`")
 
 
+def damaged(path: Path, how: str) -> InputError:
+    """The error that a file which a stage wrote is not as it was."""
+    return InputError(f"{path} {how}: delete it and run `dvc repro`")
+
+
 def one_line(error: object) -> str:
     """The text of an error on one line; the name of its type if it has no text."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -8,14 +8,14 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from bitlite.workflow.errors import one_line
+from bitlite.workflow.errors import damaged, missing, one_line
 
 # How many times its size a packed file of arrays may unpack to: weights hardly shrink, and the zeros of pruned ones by
 # less. A bomb of a few megabytes would take all memory.
@@ -135,15 +135,62 @@ def write_json(path: Path, content: Mapping) -> None:
         temporary.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping]) -> None:
+def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping]) -> None:
     """Write a header of `columns` and `rows`, which have just these keys."""
     with whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a file that `write_csv` wrote."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+# Whether a text may stand in a column.
+Kind = Callable[[str], bool]
+
+
+def read_csv(path: Path, columns: Mapping[str, Kind] = {}, *, delimiter: str = ",") -> list[dict[str, str]]:
+    """The rows of a file that a stage wrote, which may have more columns.
+
+    Raises InputError naming the file if it is missing, is no CSV file, lacks one of `columns`, or has a text in one
+    that is not of its kind; then also the row and the text.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            rows, names = list(reader), reader.fieldnames or ()
+    except FileNotFoundError:
+        raise missing(path) from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise damaged(path, f"is no CSV file ({one_line(error)})") from error
+    if absent := [name for name in columns if name not in names]:
+        raise damaged(path, f"has no column {absent[0]}")
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():  # what csv makes of more and of fewer
+            raise damaged(path, f"has not {len(names)} columns in row {number}")
+        if wrong := [name for name, kind in columns.items() if not kind(row[name])]:
+            raise damaged(path, f"has {row[wrong[0]]!r} as {wrong[0]} in row {number}")
+    return rows
+
+
+def between(least: float, most: float, *, whole: bool = False) -> Kind:
+    """The texts of numbers of this range, of `whole` ones alone if that is said; never nan."""
+
+    def fits(text: str) -> bool:
+        try:
+            return least <= (int if whole else float)(text) <= most
+        except ValueError:
+            return False
+
+    return fits
+
+
+def or_nothing(kind: Kind) -> Kind:
+    """The texts of this kind, and the empty one."""
+    return lambda text: not text or kind(text)
+
+
+def text(_: str) -> bool:
+    """Any text."""
+    return True
+
+
+NUMBER, SHARE, COUNT = between(-1e300, 1e300), between(0, 1), between(0, 2**63, whole=True)
