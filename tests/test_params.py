@@ -109,6 +109,8 @@ def test_numbers_are_those_of_yaml_1_2(committed):
         ("dataset.group", "(.*)_(.*)", "one pair of parentheses"),
         ("dataset.group", "", "at least 1 character"),
         ("backbone.name", None, "a valid string"),
+        ("backbone.source", "http://host/a\n.npz", "control characters"),
+        ("backbone.source", "a\0.npz", "control characters"),
         ("finetune.trainable", "none", "'all', 'head' or 'last_block'"),
         ("finetune.steps", -1, AUTO + "greater than or equal to 0"),
         ("finetune.steps", 1.5, AUTO + INTEGER),

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from bitlite.backbones.reading import SOURCES, read, readable
+from bitlite.backbones.reading import SOURCES, discard, read, readable
 from bitlite.bit.names import HEAD, ROOT, units
 from bitlite.bit.shapes import BIT_TINY, FILTERS, Shape, misfits, published
 from bitlite.bit.weights import Architecture, Bit, untrained
@@ -40,7 +40,12 @@ def fetch(params: Backbone) -> Bit:
         if params.source:
             raise InputError(f"backbone.source is {source!r}: allowed are {SOURCES}")
         raise InputError(f"backbone.name is {name!r}: allowed are bit-tiny, {', '.join(PUBLISHED)}, or {SOURCES}")
-    return _from_weights(name, source, read(source))
+    weights = read(source)
+    try:
+        return _from_weights(name, source, weights)
+    except InputError:
+        discard(source)
+        raise
 
 
 def _from_weights(name: str, source: str, weights: dict[str, np.ndarray]) -> Bit:

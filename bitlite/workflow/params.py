@@ -90,9 +90,19 @@ class Dataset(Section):
         return self
 
 
+def _of_one_line(place: str) -> str:
+    if re.search(r"[\x00-\x1f\x7f]", place):
+        raise ValueError("neither paths nor addresses have control characters")
+    return place
+
+
+# Where something lies.
+Place = Annotated[str, Field(min_length=1), AfterValidator(_of_one_line)]
+
+
 class Backbone(Section):
-    name: Annotated[str, Field(min_length=1)]
-    source: Annotated[str, Field(min_length=1)] | None = None
+    name: Place
+    source: Place | None = None
 
 
 class Finetune(Section):
