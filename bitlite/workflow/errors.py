@@ -6,6 +6,8 @@ from pathlib import Path
 
 # Items of a list that an error names.
 LISTED = 10
+# Characters of a text that is not ours: libraries quote what they could not read.
+LONGEST = 1000
 
 
 class InputError(ValueError):
@@ -36,8 +38,9 @@ def damaged(path: Path, how: str) -> InputError:
 
 
 def one_line(error: object) -> str:
-    """The text of an error on one line; the name of its type if it has no text."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The text of an error on one line, of a long one its beginning; the name of its type if it has no text."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def printable(text: str) -> str:
