@@ -8,11 +8,13 @@ import struct
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from comparisons import comparison, variant
+from markdown_it import MarkdownIt
 from picture_files import png_file, tiff_file
 from PIL import Image
 from preparing import encoded, png
@@ -48,7 +50,7 @@ from bitlite.tflite import calibration, quantizer
 from bitlite.tflite.graph import to_file
 from bitlite.tflite.lowering import lower, probabilities
 from bitlite.workflow import metrics
-from bitlite.workflow.errors import InputError
+from bitlite.workflow.errors import InputError, printable
 from bitlite.workflow.files import read_csv, write_csv
 from bitlite.workflow.metrics import ModelScores, PrunedScores
 from bitlite.workflow.params import Params, load
@@ -1224,6 +1226,36 @@ def test_a_folder_named_as_a_tfds_set_is_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("imagenet_v2/topimages").mkdir(parents=True)
     assert origin.public("imagenet_v2/topimages") == "topimages"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "<script>alert(1)</script>", "[shop](https://evil.example)", "![x](https://evil.example/x.png)", "a | b | c",
+        "`code` *strong* _soft_ ~~gone~~", "two\n\n# lines", "\x1b[2Jgone", "<img src=x onerror=alert(1)>", "&lt;b&gt;",
+        "```\n# out of the fence", "a_b__c_",
+    ],
+)  # fmt: skip
+def test_names_are_no_markup_in_the_card(workspace, name):
+    group = re.escape(name)
+    text = Path("params.yaml").read_text().replace("{name: mnist5k}", json.dumps({"name": name, "group": group}))
+    Path("params.yaml").write_text(text)
+    FINETUNED.with_weights(FINETUNED.weights, name=name).save(Path("models/finetuned"))
+    for timing in Path("metrics/benchmark").glob("*.json"):
+        timing.write_text(json.dumps(json.loads(timing.read_text()) | {"cpu": name}))
+    compare.main()
+    card = Path("models/release/README.md").read_text()
+    assert printable(card.replace("\n", "")) == card.replace("\n", "")
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(card)
+    texts = [token for outer in tokens for token in (outer, *(outer.children or []))]
+    assert {"html_block", "html_inline", "image", "s_open"}.isdisjoint(token.type for token in texts)
+    assert not [token for token in texts if token.type == "link_open" and "evil" in str(token.attrs)]
+    shown = "".join(token.content for token in texts if token.type == "text")
+    assert shown.count(printable(origin.public(name))) >= 2 and shown.count(printable(name)) >= 2
+    (block,) = [token.content for token in tokens if token.type == "fence" and token.info == "yaml"]
+    assert YAML(typ="safe").load(block)["dataset"]["group"] == group
+    headings = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
+    assert headings[0] == "channels-int8" and not [each for each in headings if "lines" in each or "fence" in each]
 
 
 def test_nothing_private_is_published(workspace):

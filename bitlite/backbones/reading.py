@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import sys
 import tarfile
 import tempfile
 import time
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from bitlite.backbones.fetching import fetched, resolved
-from bitlite.workflow.errors import InputError, one_line
+from bitlite.workflow.errors import InputError, one_line, tell
 from bitlite.workflow.files import UNPACKED, read_npz
 from bitlite.workflow.paths import found
 
@@ -49,7 +48,7 @@ def read(source: str) -> dict[str, np.ndarray]:
         raise
     except (OSError, ValueError) as error:
         if _is_address(source) and changed < began:
-            print(f"the copy of {source} that was kept is damaged: it is fetched again", file=sys.stderr)
+            tell(f"the copy of {source} that was kept is damaged: it is fetched again")
             return read(source)
         raise InputError(f"backbone weights {source} can't be read: {one_line(error)}") from error
 

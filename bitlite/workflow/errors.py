@@ -1,5 +1,6 @@
 """Errors that are for the user, and their texts."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,11 @@ def one_line(error: object) -> str:
 def printable(text: str) -> str:
     """`text` as a console may show it: what can't be printed, such as its control characters, is escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def tell(line: str) -> None:
+    """Print a line for whoever watches to standard error, as a console may show it."""
+    print(printable(line), file=sys.stderr)
 
 
 def listed(items: Iterable) -> str:
