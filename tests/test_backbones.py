@@ -1,3 +1,4 @@
+import gzip
 import io
 import math
 import os
@@ -591,6 +592,23 @@ def test_what_was_fetched_and_is_of_another_network_is_not_kept(npz):
 )  # fmt: skip
 def test_what_is_no_address_or_path_is_told_in_one_line(source):
     assert source in refusal("mine", source)
+
+
+def test_devices_and_pipes_of_an_archive_are_left_out(saved_model, tmp_path, monkeypatch):
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    made = []
+    monkeypatch.setattr(os, "mknod", lambda *_, **__: made.append("device"))
+    monkeypatch.setattr(os, "mkfifo", lambda *_, **__: made.append("pipe"))
+    content = io.BytesIO(gzip.decompress(packed(saved_model(published().weights))))
+    with tarfile.open(fileobj=content, mode="a:") as archive:
+        for name, kind in (("block", tarfile.BLKTYPE), ("character", tarfile.CHRTYPE), ("pipe", tarfile.FIFOTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.devmajor, member.devminor = kind, 1, 3
+            archive.addfile(member)
+    Path("special.tar.gz").write_bytes(gzip.compress(content.getvalue()))
+    assert_weights(fetch(Backbone(name="special.tar.gz")), published())
+    assert not made
 
 
 def test_archive_with_links_is_read_and_they_lead_nowhere_else(saved_model, tmp_path):

@@ -160,8 +160,8 @@ def test_outputs(workspace):
 
 
 def test_no_output_tells_where_or_on_what_machine_it_was_made(workspace):
-    private = {"private-7391", str(Path.home()), socket.gethostname(), getpass.getuser()} - {"/", "root", ""}
-    private = {text for text in private if len(text) > 4}
+    private = {"private-7391", f"{Path.home()}/", socket.gethostname(), getpass.getuser()}
+    private = {text for text in private if len(text) > 4}  # short ones stand in other words
     for path, content in contents("data", "models", "metrics", "plots").items():
         assert not [text for text in private if text.encode() in content or text.encode("utf-16-le") in content], path
 
