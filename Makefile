@@ -3,6 +3,7 @@
 # make verify  rebuild the last commit in a scratch clone, and compare its numbers and bytes with what is committed
 # make demo    try the released file in a browser, on this computer or a phone in its network; needs npm
 # make test    set up .venv and run the tests
+# make audit   is what is installed what is pinned, do its parts fit, are flaws of it known?
 # Python 3.11 or 3.12: PYTHON=python3.12 make repro
 
 PYTHON ?= python3
@@ -10,9 +11,9 @@ BIN := .venv/bin
 # dvc.yaml calls `python`: the stages are to run in this environment.
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-PIN := $(BIN)/uv pip compile --universal --python-version 3.11 --no-header
+PIN := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header
 
-.PHONY: repro unharmed where demo verify test lint requirements
+.PHONY: repro unharmed where demo verify test lint audit requirements
 
 repro: .venv/installed unharmed
 	$(RUN) dvc repro
@@ -46,6 +47,17 @@ lint: .venv/installed
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 	$(RUN) mypy
+
+# pip compares hashes when it installs. Known flaws are asked for at the Open Source Vulnerabilities, osv.dev.
+audit: .venv/installed
+	$(BIN)/python -m pip check
+	$(BIN)/python -m pip install --quiet --no-index --no-deps --dry-run --requirement requirements.txt
+	@echo "Installed is what requirements.txt pins."
+	@if $(BIN)/python -c 'import requests; requests.get("https://api.osv.dev", timeout=10)' 2>/dev/null; then \
+		$(BIN)/uv tool run --quiet pip-audit@2.10.1 --vulnerability-service osv --disable-pip --require-hashes \
+			--requirement requirements.txt --requirement requirements-where.txt; \
+	else echo "Not checked, since api.osv.dev can't be reached: whether flaws of these packages are known."; fi
+	@echo "Not checked: whether installed files were changed since, and what the sources of wheels hold."
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else \

@@ -37,6 +37,7 @@ from bitlite.workflow.errors import InputError, listed
 from bitlite.workflow.files import read_csv, write_bytes, write_csv
 from bitlite.workflow.params import load
 from bitlite.workflow.paths import FINETUNED, METRICS, PLOTS, RELEASE, TFLITE
+from bitlite.workflow.scores import PREDICTION_COLUMNS
 
 REPORT = Path("report.html")
 UNFINISHED = "unfinished"
@@ -49,16 +50,14 @@ def main(extent: str = "") -> None:
     names = finished.variants(params.variants) if extent else params.variants
     left_out = [name for name in params.variants if name not in names]
     if params.compare.baseline in left_out:
-        raise InputError(
-            f"compare.baseline, {params.compare.baseline}, is not finished, which the others are compared with"
-        )
-    prunings = {
-        name: entry for name, entry in params.pruning.items() if any(n.partition("-")[0] == name for n in names)
-    }
+        raise InputError(f"compare.baseline is {params.compare.baseline}, which is not finished")
+    made_by = {name.partition("-")[0] for name in names}
+    prunings = {name: entry for name, entry in params.pruning.items() if name in made_by}
     comparison = variants.Comparison(variants.read(names, METRICS), params.compare, noise.read(names, PLOTS))
     finetuned = Bit.load(FINETUNED)
     made_from = origin.read(params, prunings, finetuned.architecture, METRICS)
-    predictions = read_csv(PLOTS / "evaluate" / comparison.foremost.name / "predictions.csv")
+    foremost = PLOTS / "evaluate" / comparison.foremost.name
+    predictions = read_csv(foremost / "predictions.csv", PREDICTION_COLUMNS)
     png = picture.tradeoff(comparison)
     searches = steps.read(names, params.quantization, PLOTS)
     html = page.report(

@@ -13,6 +13,7 @@ from bitlite.litert import metadata, runtime
 from bitlite.where import places
 from bitlite.workflow import metrics, scores
 from bitlite.workflow.command import run
+from bitlite.workflow.errors import damaged
 from bitlite.workflow.files import read_csv, write_csv
 from bitlite.workflow.params import load
 from bitlite.workflow.paths import FINETUNED_PREDICTIONS, METRICS, PLOTS, TFLITE
@@ -28,8 +29,10 @@ def main(variant: str) -> None:
     logits = runtime.logits(path, test)
     probabilities = logits if metadata.described(path).probabilities else scores.softmax(logits)
 
-    unconverted = read_csv(FINETUNED_PREDICTIONS)
+    unconverted = read_csv(FINETUNED_PREDICTIONS, scores.PREDICTION_COLUMNS)
     predictions = list(scores.predictions(probabilities, test_labels, names))
+    if [row["actual"] for row in unconverted] != [row["actual"] for row in predictions]:
+        raise damaged(FINETUNED_PREDICTIONS, "is of other test images")
     write_csv(plots / "predictions.csv", scores.PREDICTION_COLUMNS, predictions)
     write_csv(plots / "classes.csv", scores.CLASS_COLUMNS, scores.by_class(predictions, names))
     values = {

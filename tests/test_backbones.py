@@ -1,3 +1,4 @@
+import gzip
 import io
 import math
 import os
@@ -548,6 +549,66 @@ def test_archive_can_t_write_outside_its_place(tmp_path, monkeypatch):
     Path("evil.tar.gz").write_bytes(packed(tmp_path / "evil", "../../written"))
     assert "evil.tar.gz" in refusal("evil.tar.gz")
     assert not (tmp_path / "written").exists()
+
+
+def test_saved_model_is_not_run(saved_model, tmp_path):
+    import tensorflow as tf
+
+    class Started(tf.lookup.KeyValueTensorInitializer):
+        """What TensorFlow runs when it loads a SavedModel that has a table."""
+
+        def initialize(self, table):
+            with tf.control_dependencies([tf.io.write_file(str(tmp_path / "run"), "by whoever loads it")]):
+                return super().initialize(table)
+
+    module = tf.train.Checkpoint()
+    module.variables = [tf.Variable(value, name=name) for name, value in published().weights.items()]
+    module.table = tf.lookup.StaticHashTable(Started(["a"], [1]), 0)
+    module.find = tf.function(module.table.lookup, [tf.TensorSpec([], tf.string)])
+    tf.saved_model.save(module, str(tmp_path / "saved"))
+    (tmp_path / "run").unlink()
+    assert_weights(fetch(Backbone(name=str(tmp_path / "saved"))), published())
+    assert not (tmp_path / "run").exists()
+    tf.saved_model.load(str(tmp_path / "saved"))
+    assert (tmp_path / "run").exists()
+
+
+def test_what_was_fetched_and_is_of_another_network_is_not_kept(npz):
+    content = npz({"conv1/kernel": np.zeros((3, 3))}).read_bytes()
+    with server(sends(content)) as (address, _):
+        assert "not named as BiT's" in refusal("mine", f"{address}/BiT.npz")
+    assert not list(Path("data/downloads").glob("*.npz"))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "http://", "https://[", "http://[::1", "http://a b/x.npz", "http://x:99999/x.npz", "https:///x.npz",
+        f"http://{'a' * 300}/x.npz", f"http://127.0.0.1:1/{'b' * 400}.npz", "https://user@:pw@/x.npz",
+        "http://127.0.0.1:1/{x}.npz", "file:///etc/passwd", "ftp://x/y.npz", "gs://b/x",
+        "s3://b/x.npz", "HTTP://127.0.0.1:1/x.npz", f"{'a' * 300}.npz", "~nobody_such/x.npz", ".npz",
+        "/dev/null", "/dev/zero.npz",
+    ],
+)  # fmt: skip
+def test_what_is_no_address_or_path_is_told_in_one_line(source):
+    assert source in refusal("mine", source)
+
+
+def test_devices_and_pipes_of_an_archive_are_left_out(saved_model, tmp_path, monkeypatch):
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    made = []
+    monkeypatch.setattr(os, "mknod", lambda *_, **__: made.append("device"))
+    monkeypatch.setattr(os, "mkfifo", lambda *_, **__: made.append("pipe"))
+    content = io.BytesIO(gzip.decompress(packed(saved_model(published().weights))))
+    with tarfile.open(fileobj=content, mode="a:") as archive:
+        for name, kind in (("block", tarfile.BLKTYPE), ("character", tarfile.CHRTYPE), ("pipe", tarfile.FIFOTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.devmajor, member.devminor = kind, 1, 3
+            archive.addfile(member)
+    Path("special.tar.gz").write_bytes(gzip.compress(content.getvalue()))
+    assert_weights(fetch(Backbone(name="special.tar.gz")), published())
+    assert not made
 
 
 def test_archive_with_links_is_read_and_they_lead_nowhere_else(saved_model, tmp_path):

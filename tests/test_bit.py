@@ -170,6 +170,16 @@ def flip_a_bit(directory):
     (directory / "weights.npz").write_bytes(content)
 
 
+def change_weights(change):
+    def damage(directory):
+        with np.load(directory / "weights.npz") as arrays:
+            weights = dict(arrays)
+        change(weights)
+        np.savez(directory / "weights.npz", **weights)
+
+    return damage
+
+
 DAMAGES = {
     "no architecture": lambda d: (d / "architecture.json").unlink(),
     "no weights": lambda d: (d / "weights.npz").unlink(),
@@ -182,6 +192,34 @@ DAMAGES = {
     "weights cut short": lambda d: (d / "weights.npz").write_bytes((d / "weights.npz").read_bytes()[:1000]),
     "empty weights": lambda d: (d / "weights.npz").write_bytes(b""),
     "a bit flipped": flip_a_bit,
+    **{
+        f"{key} is {value!r}": change_json(**{key: value})
+        for key, value in (
+            ("name", 3),
+            ("groups", "2"),
+            ("groups", 0),
+            ("groups", 7),
+            ("groups", 2.5),
+            ("pool", "yes"),
+            ("standardized", 1),
+            ("image_size", [16]),
+            ("image_size", ["a", "b"]),
+            ("image_size", [16.5, 16]),
+            ("image_size", [0, 0]),
+            ("labels", "ab"),
+            ("labels", [1, 2]),
+            ("labels", ["no head"]),
+            ("frozen_norms", {"resnet/nothing": 1.0}),
+            ("frozen_norms", {"resnet/group_norm": 0}),
+            ("frozen_norms", {"resnet/group_norm": float("nan")}),
+        )
+    },
+    "a weight less": change_weights(lambda weights: weights.pop(f"{FINAL_NORM}/beta")),
+    "a weight more": change_weights(lambda weights: weights.update(more=np.zeros(3, np.float32))),
+    "integers": change_weights(lambda weights: weights.update({f"{FINAL_NORM}/beta": np.zeros(64, np.int32)})),
+    "a short norm": change_weights(lambda weights: weights.update({f"{FINAL_NORM}/beta": np.zeros(3, np.float32)})),
+    "a flat kernel": change_weights(lambda weights: weights.update({f"{ROOT}/kernel": np.zeros(9, np.float32)})),
+    "no kernel but a number": change_weights(lambda weights: weights.update({f"{ROOT}/kernel": np.float32(0)})),
     "pickled weights": lambda d: np.savez(d / "weights.npz", a=np.array([{}], object)),
 }
 
@@ -193,6 +231,26 @@ def test_damaged_directory_is_named(tmp_path, damage):
     with pytest.raises(InputError) as error:
         Bit.load(tmp_path / "bit")
     assert str(error.value).startswith(f"{tmp_path / 'bit'} holds no BiT")
+
+
+def test_every_weight_must_fit_the_others(tmp_path):
+    for bit in (small(), small().with_head(("a", "b"), (16, 16)), small().folded()):
+        bit.save(tmp_path / "bit")
+        Bit.load(tmp_path / "bit")
+        for name, value in bit.weights.items():
+            wrong = bit.with_weights(bit.weights | {name: np.concatenate([value, value], axis=-1)})
+            wrong.save(tmp_path / "bit")
+            with pytest.raises(InputError, match="misshapen|whole groups"):
+                Bit.load(tmp_path / "bit")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_not_saved(tmp_path, value):
+    small().save(tmp_path / "bit")
+    bad = small().with_weights(small().weights | {f"{FINAL_NORM}/beta": np.full(64, value, np.float32)})
+    with pytest.raises(InputError, match=f"bit is not written: 1 of its weights are not finite, such as {FINAL_NORM}"):
+        bad.save(tmp_path / "bit")
+    assert_equal(Bit.load(tmp_path / "bit"), small())
 
 
 def test_missing_directory_is_named(tmp_path):

@@ -8,11 +8,13 @@ import struct
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from comparisons import comparison, variant
+from markdown_it import MarkdownIt
 from picture_files import png_file, tiff_file
 from PIL import Image
 from preparing import encoded, png
@@ -48,6 +50,7 @@ from bitlite.tflite import calibration, quantizer
 from bitlite.tflite.graph import to_file
 from bitlite.tflite.lowering import lower, probabilities
 from bitlite.workflow import metrics
+from bitlite.workflow.errors import InputError, printable
 from bitlite.workflow.files import read_csv, write_csv
 from bitlite.workflow.metrics import ModelScores, PrunedScores
 from bitlite.workflow.params import Params, load
@@ -1118,7 +1121,8 @@ def workspace(tmp_path, monkeypatch, tflite, images):
     write_curve(Path("plots/finetune"), "loss", [(8, 2.5)])
     write_layers(Path("plots"), [v.name for v in made], ["dense", "channels"])
     for v in made:
-        write_csv(Path("plots/evaluate") / v.name / "predictions.csv", ["actual", "predicted"], many_predictions())
+        rows = [row | {"confidence": 0.5} for row in many_predictions()]
+        write_csv(Path("plots/evaluate") / v.name / "predictions.csv", list(rows[0]), rows)
         scores = [{"score": key, "value": 0.1} for key in judged.MEANINGS]
         write_csv(Path("plots/evaluate") / v.name / "scores.csv", ["score", "value"], scores)
         classes = [{"class": name, "images": 1, "recall": 1.0, "precision": 1.0} for name in LABELS]
@@ -1224,6 +1228,36 @@ def test_a_folder_named_as_a_tfds_set_is_a_folder(tmp_path, monkeypatch):
     assert origin.public("imagenet_v2/topimages") == "topimages"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "<script>alert(1)</script>", "[shop](https://evil.example)", "![x](https://evil.example/x.png)", "a | b | c",
+        "`code` *strong* _soft_ ~~gone~~", "two\n\n# lines", "\x1b[2Jgone", "<img src=x onerror=alert(1)>", "&lt;b&gt;",
+        "```\n# out of the fence", "a_b__c_",
+    ],
+)  # fmt: skip
+def test_names_are_no_markup_in_the_card(workspace, name):
+    group = re.escape(name)
+    text = Path("params.yaml").read_text().replace("{name: mnist5k}", json.dumps({"name": name, "group": group}))
+    Path("params.yaml").write_text(text)
+    FINETUNED.with_weights(FINETUNED.weights, name=name).save(Path("models/finetuned"))
+    for timing in Path("metrics/benchmark").glob("*.json"):
+        timing.write_text(json.dumps(json.loads(timing.read_text()) | {"cpu": name}))
+    compare.main()
+    card = Path("models/release/README.md").read_text()
+    assert printable(card.replace("\n", "")) == card.replace("\n", "")
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(card)
+    texts = [token for outer in tokens for token in (outer, *(outer.children or []))]
+    assert {"html_block", "html_inline", "image", "s_open"}.isdisjoint(token.type for token in texts)
+    assert not [token for token in texts if token.type == "link_open" and "evil" in str(token.attrs)]
+    shown = "".join(token.content for token in texts if token.type == "text")
+    assert shown.count(printable(origin.public(name))) >= 2 and shown.count(printable(name)) >= 2
+    (block,) = [token.content for token in tokens if token.type == "fence" and token.info == "yaml"]
+    assert YAML(typ="safe").load(block)["dataset"]["group"] == group
+    headings = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
+    assert headings[0] == "channels-int8" and not [each for each in headings if "lines" in each or "fence" in each]
+
+
 def test_nothing_private_is_published(workspace):
     text = Path("params.yaml").read_text()
     text = text.replace("{name: mnist5k}", "{name: /mnt/acme/photos, data_dir: /mnt/acme/tfds}")
@@ -1250,6 +1284,65 @@ def test_stage_that_fails_leaves_the_release_as_it_was(workspace):
     with pytest.raises(ValueError, match=r"^metrics/benchmark/dense-int8\.json is missing: run `dvc repro`$"):
         compare.main()
     assert outputs() == before
+
+
+def replaced(old: bytes, new: bytes):
+    return lambda content: content.replace(old, new, 1)
+
+
+JUDGED = "plots/evaluate/channels-int8"
+PREDICTIONS, SCORES, CLASSES = f"{JUDGED}/predictions.csv", f"{JUDGED}/scores.csv", f"{JUDGED}/classes.csv"
+SHARES, ERRORS = "plots/benchmark/dense-int8/layers.csv", "plots/convert/dense-int8/layers.csv"
+KEPT = "plots/prune/dense/layers.csv"
+CURVE = "plots/finetune/plots/metrics/loss.tsv"
+FILE = "models/tflite/channels-int8.tflite"
+ALL = [
+    PREDICTIONS,
+    SCORES,
+    CLASSES,
+    SHARES,
+    ERRORS,
+    KEPT,
+    CURVE,
+    FILE,
+    "metrics/evaluate/dense-int8.json",
+    "metrics/benchmark/dense-int8.json",
+    "metrics/where/dense-int8.json",
+    "metrics/finetune.json",
+    "metrics/prune/dense.json",
+    "models/finetuned/architecture.json",
+    "models/finetuned/weights.npz",
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "damage"),
+    [
+        *((path, lambda content: b"") for path in ALL),
+        *((path, lambda content: bytes(range(256))) for path in ALL),
+        *((path, lambda content: content[: len(content) // 3]) for path in (FILE, SCORES)),
+        *((path, lambda content: None) for path in ALL if path != CURVE),  # what did not train has none
+        *((PREDICTIONS, replaced(b"0.5", text)) for text in (b"x", b"7", b"nan", b"-1", b"")),
+        (PREDICTIONS, replaced(b"confidence", b"sureness")),
+        (SCORES, replaced(b"log_loss", b"logloss")), (SCORES, replaced(b"0.1", b"inf")),
+        (CLASSES, replaced(b",1,", b",-1,")), (CLASSES, replaced(b"1.0", b"1.1")),
+        (SHARES, replaced(b",conv,", b",con,")), (KEPT, replaced(b"sparsity", b"density")),
+    ],
+)  # fmt: skip
+def test_damaged_input_is_told_in_one_line_and_nothing_is_written(workspace, path, damage):
+    content = damage(Path(path).read_bytes())
+    if content is None:
+        Path(path).unlink()
+    else:
+        assert content != Path(path).read_bytes()
+        Path(path).write_bytes(content)
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    with pytest.raises(InputError) as error:
+        compare.main()
+    told = str(error.value)
+    assert told.startswith("models/finetuned " if "finetuned" in path else path) and "dvc repro" in told
+    assert len(told.splitlines()) == 1
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
 
 
 def test_release_is_whole_or_not_at_all(tmp_path):

@@ -3,14 +3,29 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from bitlite.workflow.files import read_csv, remove, whole, write_bytes, write_csv, write_json
+from bitlite.workflow.errors import InputError
+from bitlite.workflow.files import (
+    COUNT,
+    SHARE,
+    or_nothing,
+    read_csv,
+    read_npz,
+    remove,
+    whole,
+    write_bytes,
+    write_csv,
+    write_json,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -255,6 +270,110 @@ def test_csv_comes_back_as_text(tmp_path):
     content = (tmp_path / "rows.csv").read_bytes()
     assert content.startswith(b"actual,predicted\n")
     assert b"\r" not in content and " ä ".encode() in content
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "is missing: run `dvc repro`"),
+        (b"", "has no column step"),
+        (b"step\n1\n", "has no column loss"),
+        (b"step,loss\n1,0.5\n2\n", "has not 2 columns in row 2"),
+        (b"step,loss\n1,0.5,7\n", "has not 2 columns in row 1"),
+        (b"step,loss\n-1,0.5\n", "has '-1' as step in row 1"),
+        (b"step,loss\n1.5,0.5\n", "has '1.5' as step in row 1"),
+        (b"step,loss\n1,0.5\n2,nan\n", "has 'nan' as loss in row 2"),
+        (b"step,loss\n1,1.1\n", "has '1.1' as loss in row 1"),
+        (b"step,loss\n1,x\n", "has 'x' as loss in row 1"),
+        (b"step,loss\n1,\xff\n", "is no CSV file"),
+        (b'step,loss\n1,"0.5\n', "is no CSV file"),
+        (b"step,loss\n1," + b"1" * 200_000, "is no CSV file"),
+    ],
+)  # fmt: skip
+def test_damaged_csv_is_told(tmp_path, content, told):
+    path = tmp_path / "rows.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        read_csv(path, {"step": COUNT, "loss": or_nothing(SHARE)})
+    assert str(error.value).startswith(f"{path} {told}") and str(error.value).endswith("run `dvc repro`")
+    path.write_bytes(b"step,loss,more\n3,,x\n4,1,x\n")
+    assert [row["loss"] for row in read_csv(path, {"step": COUNT, "loss": or_nothing(SHARE)})] == ["", "1"]
+
+
+def stored(path: Path) -> bytes:
+    np.savez(path, a=np.arange(6.0), b=np.ones((2, 3), np.float32))
+    return path.read_bytes()
+
+
+def packed(path: Path, method=zipfile.ZIP_DEFLATED, **more: bytes) -> bytes:
+    stored(path)
+    with zipfile.ZipFile(path) as before:
+        members = {name: before.read(name) for name in before.namelist()} | more
+    with zipfile.ZipFile(path, "w", method) as after:
+        for name, content in members.items():
+            after.writestr(name, content)
+    return path.read_bytes()
+
+
+def headed(header: str, content: bytes = b"") -> bytes:
+    text = f"{header:<117}\n".encode()
+    return b"\x93NUMPY\x01\0" + struct.pack("<H", len(text)) + text + content
+
+
+def with_shape(shape: str, content: bytes = b"", descr: str = "'<f4'") -> bytes:
+    return headed(f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}", content)
+
+
+def marked(content: bytes, *, local: int, central: int, value: int) -> bytes:
+    """A zip archive with a byte of each member's two headers changed."""
+    changed = bytearray(content)
+    for magic, offset in ((b"PK\3\4", local), (b"PK\1\2", central)):
+        at = -1
+        while (at := content.find(magic, at + 1)) >= 0:
+            changed[at + offset] = value
+    return bytes(changed)
+
+
+ODD_NPZ = {
+    "empty": lambda path: b"",
+    "text": lambda path: b"<html>",
+    "cut short": lambda path: stored(path)[:-40],
+    "a bit flipped": lambda path: stored(path).replace(np.float64(5).tobytes(), np.float64(4).tobytes()),
+    "encrypted": lambda path: marked(stored(path), local=6, central=8, value=1),
+    "packed in an unknown way": lambda path: marked(stored(path), local=8, central=10, value=97),
+    "packed by LZMA, it says": lambda path: marked(stored(path), local=8, central=10, value=14),
+    "packed by bzip2, it says": lambda path: marked(stored(path), local=8, central=10, value=12),
+    "a bomb": lambda path: packed(path, **{"x.npy": with_shape("(10000000,)", bytes(40_000_000))}),
+    "of a pickled object": lambda path: packed(path, **{"x.npy": with_shape("(1,)", b"cos\nsystem\n", "'|O'")}),
+    "no array": lambda path: packed(path, **{"x.npy": b"hello"}),
+    "an array of terabytes": lambda path: packed(path, **{"x.npy": with_shape("(1000000000000,)")}),
+    "an array of less than nothing": lambda path: packed(path, **{"x.npy": with_shape("(-1,)")}),
+    "an array of more than it has": lambda path: packed(path, **{"x.npy": with_shape("(2,)", bytes(4))}),
+    "an array of less than it has": lambda path: packed(path, **{"x.npy": with_shape("(2,)", bytes(12))}),
+    "no shape": lambda path: packed(path, **{"x.npy": headed("{'descr': '<f4'")}),
+    "parentheses": lambda path: packed(path, **{"x.npy": headed("(" * 5000)}),
+    "an unknown type": lambda path: packed(path, **{"x.npy": with_shape("(1,)", bytes(4), "'foo'")}),
+    "a later version": lambda path: packed(path, **{"x.npy": b"\x93NUMPY\x09\0" + bytes(50)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD_NPZ)
+def test_odd_npz_is_a_value_error_or_the_system_s(tmp_path, odd):
+    path = tmp_path / "a.npz"
+    path.write_bytes(ODD_NPZ[odd](path))
+    with pytest.raises((ValueError, OSError)):
+        read_npz(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_npz_is_read_as_numpy_reads_it_and_foreign_members_are_left_alone(tmp_path, method):
+    packed(tmp_path / "a.npz", method, **{"readme.txt": b"hello", "../out": b"no"})
+    found = read_npz(tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as expected:
+        assert set(found) == {"a", "b"}
+        assert all(np.array_equal(found[name], expected[name]) for name in found)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz"]
 
 
 def test_csv_without_rows_has_its_header(tmp_path):

@@ -606,3 +606,21 @@ def test_file_is_refused_with_the_layout(tmp_path):
     path = tmp_path / "photos.zip"
     path.write_bytes(b"PK\x03\x04")
     assert refusal(tmp_path / "out", path) == f"dataset.name is {str(path)!r}, which is a file; {EXPECTED}"
+
+
+def test_no_path_of_the_folder_is_in_the_data_set(tmp_path):
+    folder = write_folder(tmp_path / "private-7391" / "photos", ant=8, bee=8)
+    # One that is written anew: it is transparent.
+    noise(99).convert("RGBA").save(folder / "ant" / "clear.png")
+    for name, content in files(prepared(tmp_path / "out", folder)).items():
+        assert b"private-7391" not in content and b"photos" not in content, name
+
+
+def test_control_characters_of_a_folder_s_name_do_not_reach_the_console(tmp_path, capsys):
+    folder = write_folder(tmp_path / "a\x1b[2Jb\nc", ant=8, bee=8)
+    (folder / "ant" / "n\x1b[2J.txt").touch()
+    shutil.copy(folder / "ant" / "0.png", folder / "ant" / "copy\x1b[2J.png")
+    prepared(tmp_path / "out", folder)
+    told = capsys.readouterr().err
+    assert told.count("a\\x1b[2Jb\\nc") >= 2 and "copies" in told
+    assert "\x1b" not in told and all(line.isprintable() for line in told.splitlines())

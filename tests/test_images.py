@@ -2,14 +2,16 @@
 
 import io
 import resource
+import shutil
 import struct
 import tempfile
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
-from bitlite.images import dataset
+from bitlite.images import dataset, records
 from bitlite.workflow.errors import InputError
 
 COUNT = 12
@@ -117,6 +119,67 @@ def test_truncated_file_is_named(damaged, cut):
     with pytest.raises(InputError) as error:
         dataset.read("train", (9, 12), directory)
     assert str(error.value).startswith(str(path))
+
+
+def test_any_flipped_bit_of_a_file_of_records_is_told(damaged):
+    directory, path, last = damaged
+    content = path.read_bytes()
+    # Of a length, its checksum, the content, its checksum; and anywhere.
+    places = [last, last + 9, last + 60, len(content) - 1, *np.random.default_rng(0).integers(len(content), size=40)]
+    for place in places:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(InputError) as error:
+            list(dataset.examples("train", directory))
+        assert str(error.value).startswith(str(path)) and str(error.value).endswith("prepare it again")
+    path.write_bytes(content)
+    assert len(list(dataset.examples("train", directory))) == COUNT
+
+
+def test_checksums_are_tensorflow_s(damaged):
+    import tensorflow as tf
+
+    directory, path, _ = damaged
+    with tf.io.TFRecordWriter(str(path.with_name("own"))) as writer:
+        writer.write(b"content")
+    assert path.with_name("own").read_bytes()[-4:] == records.checksum(b"content")
+
+
+def test_remedy_is_a_stage_s_for_what_it_wrote(damaged, monkeypatch, tmp_path):
+    directory, path, _ = damaged
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(directory, dataset.DATASET)
+    (dataset.DATASET / path.name).write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="dvc repro --force download@dataset$"):
+        list(dataset.examples("train"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", None], ids=["empty", "text", "cut short"])
+def test_image_that_can_t_be_decoded_is_named_by_file_and_record(damaged, content):
+    directory, path, last = damaged
+    whole = path.read_bytes()
+    info = tfds.builder_from_directory(directory).info
+    encoded, label = list(dataset.examples("train", directory))[-1]
+    content = encoded[: len(encoded) // 2] if content is None else content
+    record = info.features.serialize_example({"image": io.BytesIO(content), "label": label})
+    length = struct.pack("<Q", len(record))
+    path.write_bytes(whole[:last] + length + records.checksum(length) + record + records.checksum(record))
+    pixels, _ = dataset.read("train", (9, 12), directory)
+    with pytest.raises(InputError, match=f"{path.name}, record {COUNT - 1} can't be read: "):
+        pixels[COUNT - 1]
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "features.json", "label.labels.txt"])
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"\xff\0"], ids=str)
+def test_damaged_description_of_the_set_is_told(prepared, file, content):
+    if content is None:
+        (prepared / file).unlink()
+    else:
+        (prepared / file).write_bytes(content)
+    with pytest.raises(InputError) as error:
+        dataset.labels(prepared)
+    assert str(error.value).startswith(str(prepared)) and len(str(error.value).splitlines()) == 1
 
 
 def test_missing_file_is_named(damaged):

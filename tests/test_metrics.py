@@ -1,10 +1,11 @@
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pytest
 
 from bitlite.workflow import metrics
+from bitlite.workflow.errors import InputError
 from bitlite.workflow.files import write_json
 
 
@@ -95,6 +96,37 @@ def test_what_may_be_null_must_be_there(tmp_path, content):
     write_json(tmp_path / "m.json", content)
     with pytest.raises(ValueError, match="holds no (whole|difference)"):
         metrics.read(tmp_path / "m.json", Optional)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        (metrics.Evaluation, {"accuracy": 7}), (metrics.Evaluation, {"accuracy": -0.1}),
+        (metrics.Evaluation, {"size_bytes": 0}), (metrics.Evaluation, {"size_bytes": 1.5}),
+        (metrics.Evaluation, {"sparsity": 1.1}), (metrics.Timing, {"latency_ms_p50": 0}),
+        (metrics.Timing, {"baseline_ms_p50": 1e-308}), (metrics.Timing, {"latency_ms_p90": 1e308}),
+        (metrics.Timing, {"peak_memory_mb": -1}), (metrics.Timing, {"threads": 0}), (metrics.Timing, {"delegated": 2}),
+        (metrics.Places, {"gpu_agreement": 3}), (metrics.Places, {"npu_cycles": -1}),
+        (metrics.ModelScores, {"macs": 0}), (metrics.PrunedScores, {"frozen_norms": -1}),
+        (metrics.PhoneTiming, {"latency_ms_p95": -1}),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_is_told(tmp_path, kind, wrong):
+    texts = {"cpu": "a", "npu": "b", "oldest_runtime": "c"}
+    good = {field.name: texts.get(field.name, 1) for field in fields(kind)} | {"gpu_whole": True, "gpu": True}
+    write_json(tmp_path / "m.json", good)
+    assert metrics.read(tmp_path / "m.json", kind).__class__ is kind
+    write_json(tmp_path / "m.json", good | wrong)
+    ((key, value),) = wrong.items()
+    with pytest.raises(InputError, match=rf"m\.json holds {re.escape(repr(value))} as {key}: delete it and run"):
+        metrics.read(tmp_path / "m.json", kind)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[" * 100_000, b'{"accuracy": NaN}', b'{"accuracy": 1e999}', b"\0"])
+def test_bytes_that_are_no_json(tmp_path, content):
+    (tmp_path / "m.json").write_bytes(content)
+    with pytest.raises(InputError, match="m.json holds "):
+        metrics.read(tmp_path / "m.json", Known)
 
 
 def test_metrics_file_may_hold_more(tmp_path):

@@ -110,6 +110,8 @@ def test_numbers_are_those_of_yaml_1_2(committed):
         ("dataset.group", "(.*)_(.*)", "one pair of parentheses"),
         ("dataset.group", "", "at least 1 character"),
         ("backbone.name", None, "a valid string"),
+        ("backbone.source", "http://host/a\n.npz", "control characters"),
+        ("backbone.source", "a\0.npz", "control characters"),
         ("finetune.trainable", "none", "'all', 'head' or 'last_block'"),
         ("finetune.steps", -1, AUTO + "greater than or equal to 0"),
         ("finetune.steps", 1.5, AUTO + INTEGER),
@@ -124,6 +126,7 @@ def test_numbers_are_those_of_yaml_1_2(committed):
         ("finetune.learning_rate_schedule", "linear", "'hyperrule', 'cosine' or 'constant'"),
         ("finetune.learning_rate_schedule", None, "'hyperrule', 'cosine' or 'constant'"),
         ("finetune.padding", -1, "greater than or equal to 0"),
+        ("finetune.padding", 10**9, "less than or equal to 2048"),
         ("finetune.padding", 1.5, INTEGER),
         ("finetune.padding", "auto", INTEGER),
         ("finetune.image_size", 7, AUTO + "greater than or equal to 8"),
@@ -140,8 +143,10 @@ def test_numbers_are_those_of_yaml_1_2(committed):
         ("pruning.magnitude.distillation", 1.1, "less than or equal to 1"),
         ("pruning.channels.keep", 0, "greater than 0"),
         ("pruning.channels.keep", 1.1, "less than or equal to 1"),
-        ("pruning.channels.temperature", 0, "greater than 0"),
-        ("pruning.channels.temperature", NAN, "a finite number"),
+        ("pruning.channels.temperature", 0, "greater than or equal to 0.01"),
+        ("pruning.channels.temperature", 1e155, "less than or equal to 1000"),
+        ("pruning.channels.temperature", NAN, "less than or equal to 1000"),
+        ("pruning.channels.rounds", 10**12, "less than or equal to 100"),
         ("pruning.channels", "channels", "a valid dictionary"),
         ("where.images", -1, "greater than or equal to 0"),
         ("where.npu.accelerator", "ethos-u55-100", "'ethos-u55-128', 'ethos-u55-256'"),
@@ -152,6 +157,8 @@ def test_numbers_are_those_of_yaml_1_2(committed):
         ("benchmark.threads", 0, "greater than or equal to 1"),
         ("benchmark.threads", 257, "less than or equal to 256"),
         ("benchmark.runs", 0, "greater than or equal to 1"),
+        ("benchmark.runs", 10**12, "less than or equal to 1000000"),
+        ("benchmark.warmup_runs", 10**12, "less than or equal to 1000000"),
         ("compare.max_accuracy_drop", -0.01, "greater than or equal to 0"),
         ("compare.max_accuracy_drop", NAN, "less than or equal to 1"),
         ("compare.min_accuracy", 98, "less than or equal to 1"),
@@ -429,17 +436,57 @@ def test_further_wrong_keys_are_counted(committed, capsys):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "seed: [\n", "seed: 1\nseed: 2\n", "dataset:\n\tname: x\n", "seed: 2024-13-45\n", "\0", b"# caf\xe9\n"],
+    [
+        "",
+        "[]",
+        "seed: [\n",
+        "seed: 1\nseed: 2\n",
+        "dataset:\n\tname: x\n",
+        "seed: 2024-13-45\n",
+        "\0",
+        b"# caf\xe9\n",
+        "seed: !!bool x\n",
+        "seed: !!python/object/apply:os.system [touch run]\n",
+        f"seed: {'{a: ' * 500}1{'}' * 500}\n",
+        f"seed: {'[' * 500}1{']' * 500}\n",
+        "seed: &a [*a]\n",
+        "<<<<<<< HEAD\nseed: 1\n=======\nseed: 2\n>>>>>>> x\n",
+        "seed: 1\n".encode("utf-16"),
+        "seed: 1\n".encode("utf-16-le"),
+        f"seed: {'9' * 5000}\n",
+        "? [a]\n: 1\n",
+    ],
 )
 def test_broken_file(committed, capsys, content):
     Path("params.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     assert refusal(capsys).startswith("params.yaml")
 
 
+def test_values_that_stand_for_millions_are_told_in_brief(committed, capsys):
+    lines = ["a: &a0 [x]", *(f"a{n}: &a{n} [{', '.join(9 * [f'*a{n - 1}'])}]" for n in range(1, 9)), "seed: *a8"]
+    Path("params.yaml").write_text("\n".join(lines))
+    assert len(refusal(capsys)) < 1000
+    write(committed)
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("seed: 0", f"seed: {'x' * 10**6}"))
+    assert len(refusal(capsys)) < 1000
+
+
 def test_a_pipe_is_not_waited_for(committed, capsys):
     Path("params.yaml").unlink(missing_ok=True)
     os.mkfifo("params.yaml")
     assert refusal(capsys) == "params.yaml cannot be read: it is no file"
+
+
+def test_a_mark_of_utf_8_is_read_over_as_by_dvc(committed):
+    write(committed)
+    Path("params.yaml").write_bytes(b"\xef\xbb\xbf" + Path("params.yaml").read_bytes())
+    assert params.load().variants == VARIANTS
+
+
+def test_names_too_long_for_files(committed, capsys):
+    committed["pruning"]["a" * 101] = {"method": "none"}
+    write(committed)
+    assert "at most 100 characters" in refusal(capsys)
 
 
 def test_missing_file(committed, capsys):

@@ -54,7 +54,7 @@ def test_predictions():
         {"actual": "rose", "predicted": "daisy", "confidence": 0.4},
         {"actual": "daisy", "predicted": "tulip", "confidence": 0.6},
     ]
-    assert tuple(rows_of(probabilities)) == scores.PREDICTION_COLUMNS == ("actual", "predicted", "confidence")
+    assert tuple(rows_of(probabilities)) == tuple(scores.PREDICTION_COLUMNS) == ("actual", "predicted", "confidence")
 
 
 def rows_of(probabilities):

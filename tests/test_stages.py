@@ -2,11 +2,13 @@
 
 import csv
 import errno
+import getpass
 import gzip
 import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -74,7 +76,7 @@ def examples(split):
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     """The directory in which every stage has run."""
-    directory = tmp_path_factory.mktemp("workspace")
+    directory = tmp_path_factory.mktemp("private-7391")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         Path("params.yaml").write_text(PARAMS)
@@ -158,6 +160,13 @@ def test_outputs(workspace):
     expected |= {"metrics/benchmark/dense-float32.json", "plots/benchmark/dense-float32/layers.csv"}
     # No scratch files are left, hidden ones included.
     assert {str(path) for path in contents("models", "metrics", "plots")} == expected
+
+
+def test_no_output_tells_where_or_on_what_machine_it_was_made(workspace):
+    private = {"private-7391", f"{Path.home()}/", socket.gethostname(), getpass.getuser()}
+    private = {text for text in private if len(text) > 4}  # short ones stand in other words
+    for path, content in contents("data", "models", "metrics", "plots").items():
+        assert not [text for text in private if text.encode() in content or text.encode("utf-16-le") in content], path
 
 
 def test_finetune():
@@ -506,6 +515,54 @@ def test_bad_params_stop_a_stage_before_it_writes(stage, copy):
     with pytest.raises(InputError, match=r"^params\.yaml: pruning\.channels\.keep is 1\.5: "):
         main(*arguments)
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
+
+
+FILE, PREDICTIONS = "models/tflite/dense-int8.tflite", "plots/finetune/predictions.csv"
+SHARD = "data/dataset/dataset-test.tfrecord-00000-of-00001"
+
+
+@pytest.mark.parametrize(
+    ("stage", "path", "damage", "told"),
+    [
+        *(
+            ((main, "dense-int8"), FILE, damage, f"{FILE} is ")
+            for main in (evaluate.main, benchmark.main)
+            for damage in (lambda c: None, lambda c: b"", lambda c: c[: len(c) // 2], lambda c: b"x" * len(c))
+        ),
+        ((evaluate.main, "dense-int8"), PREDICTIONS, lambda c: None, f"{PREDICTIONS} is missing"),
+        ((evaluate.main, "dense-int8"), PREDICTIONS, lambda c: b"", f"{PREDICTIONS} has no column"),
+        ((evaluate.main, "dense-int8"), PREDICTIONS, lambda c: c[: len(c) // 2], f"{PREDICTIONS} "),
+        (
+            (evaluate.main, "dense-int8"), PREDICTIONS, lambda c: c.rsplit(b"\n", 2)[0] + b"\n",
+            f"{PREDICTIONS} is of other test images",
+        ),
+        ((evaluate.main, "dense-int8"), SHARD, lambda c: None, f"{SHARD} is damaged"),
+        ((evaluate.main, "dense-int8"), SHARD, lambda c: c[:-9] + b"x" + c[-8:], f"{SHARD}, record 17 can't be read"),
+        ((prune.main, "dense"), "metrics/finetune.json", lambda c: b"{", "metrics/finetune.json holds no metrics"),
+        ((prune.main, "dense"), "models/finetuned/architecture.json", lambda c: b"{", "models/finetuned holds no BiT"),
+        ((convert.main, "dense", "int8"), "models/pruned/dense/weights.npz", lambda c: c[:99], "models/pruned/dense h"),
+    ],
+)  # fmt: skip
+def test_damaged_input_is_told_in_one_line_and_nothing_is_written(copy, stage, path, damage, told):
+    content = damage(Path(path).read_bytes())
+    if content is None:
+        Path(path).unlink()
+    else:
+        Path(path).write_bytes(content)
+    main, *arguments = stage
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
+    with pytest.raises(InputError) as error:
+        main(*arguments)
+    assert str(error.value).startswith(told) and "dvc repro" in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()} == before
+
+
+def test_keras_is_the_old_one_whatever_the_environment_says():
+    code = "import bitlite, tensorflow as tf; print(tf.keras.layers.Layer.__module__)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_USE_LEGACY_KERAS": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith("tf_keras."), done.stderr
 
 
 def test_running_a_file_needs_no_tensorflow(copy):

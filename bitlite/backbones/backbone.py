@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from bitlite.backbones.reading import SOURCES, read, readable
+from bitlite.backbones.reading import SOURCES, discard, read, readable
 from bitlite.bit.names import HEAD, ROOT, units
-from bitlite.bit.shapes import BIT_TINY, FILTERS, Shape, published
+from bitlite.bit.shapes import BIT_TINY, FILTERS, Shape, misfits, published
 from bitlite.bit.weights import Architecture, Bit, untrained
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.params import Backbone
@@ -40,7 +40,12 @@ def fetch(params: Backbone) -> Bit:
         if params.source:
             raise InputError(f"backbone.source is {source!r}: allowed are {SOURCES}")
         raise InputError(f"backbone.name is {name!r}: allowed are bit-tiny, {', '.join(PUBLISHED)}, or {SOURCES}")
-    return _from_weights(name, source, read(source))
+    weights = read(source)
+    try:
+        return _from_weights(name, source, weights)
+    except InputError:
+        discard(source)
+        raise
 
 
 def _from_weights(name: str, source: str, weights: dict[str, np.ndarray]) -> Bit:
@@ -49,23 +54,19 @@ def _from_weights(name: str, source: str, weights: dict[str, np.ndarray]) -> Bit
     for key, value in weights.items():
         if value.dtype.kind != "f":
             raise InputError(f"backbone weights {source}: {key} is of type {value.dtype}")
-        if not np.isfinite(value).all():
-            raise InputError(f"backbone weights {source}: {key} has values that are not finite")
+        with np.errstate(over="ignore"):
+            weights[key] = value.astype(np.float32, copy=False)
+        if not np.isfinite(weights[key]).all():
+            raise InputError(f"backbone weights {source}: {key} has values that are not finite in float32")
     shape = _shape(name, weights, source)
     if name in PUBLISHED:
         _check_name(name, source, shape)
     if shape.filters % shape.groups:
         raise InputError(f"backbone weights {source}: {shape.filters} filters don't fill {shape.groups} groups")
-    expected = shape.weights
-    for problem, keys in {
-        "missing": expected.keys() - weights.keys(),
-        "not BiT's": weights.keys() - expected.keys(),
-        "misshapen": {key for key in weights.keys() & expected.keys() if weights[key].shape != expected[key]},
-    }.items():
-        if keys:
-            raise InputError(f"backbone weights {source}: {len(keys)} are {problem}: {min(keys)}")
+    if faults := misfits({key: value.shape for key, value in weights.items()}, shape.weights):
+        raise InputError(f"backbone weights {source}: {faults[0]}")
     architecture = Architecture(_public(name), shape.groups, shape.pool, standardized=True, image_size=shape.image_size)
-    return Bit(architecture, {key: value.astype(np.float32, copy=False) for key, value in weights.items()})
+    return Bit(architecture, weights)
 
 
 def _shape(name: str, weights: dict[str, np.ndarray], source: str) -> Shape:

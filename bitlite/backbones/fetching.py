@@ -42,7 +42,8 @@ def fetched(address: str) -> Iterator[Path]:
     Raises InputError naming the address if the file can't be fetched or does not have the server's digest.
     """
     digest = hashlib.sha256(address.encode()).hexdigest()[:8]
-    path = project() / DOWNLOADS / f"{digest}-{Path(urlsplit(address).path).name}"
+    # The end of a long name, which tells what the file is: file systems take 255 bytes, and .part comes behind.
+    path = project() / DOWNLOADS / f"{digest}-{Path(urlsplit(address).path).name[-50:]}"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.part")

@@ -1,6 +1,7 @@
 """Depth and width of BiT's networks, and the shapes of their weights."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from bitlite.bit.names import FINAL_NORM, ROOT, unit
 
@@ -49,6 +50,16 @@ class Shape:
                 inputs = 4 * inner
         norm(FINAL_NORM, inputs)
         return found
+
+
+def misfits(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """How weights of the shapes `found`, by name, differ from the expected: how many in each way, and the first."""
+    ways = {
+        "missing": expected.keys() - found.keys(),
+        "not BiT's": found.keys() - expected.keys(),
+        "misshapen": {name for name in found.keys() & expected.keys() if found[name] != expected[name]},
+    }
+    return [f"{len(names)} are {way}: {min(names)}" for way, names in ways.items() if names]
 
 
 DEPTHS = {"r50": (3, 4, 6, 3), "r101": (3, 4, 23, 3), "r152": (3, 8, 36, 3)}

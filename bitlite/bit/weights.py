@@ -5,16 +5,17 @@ not stored: they are read from the names and shapes of the weights, so a pruned 
 """
 
 import dataclasses
-import json
 import math
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from bitlite.bit.names import FINAL_NORM, HEAD, ROOT, Unit, inner_norm, units
-from bitlite.bit.shapes import Shape
-from bitlite.workflow.errors import InputError, WrongValue
+from bitlite.bit.shapes import Shape, misfits
+from bitlite.workflow.errors import InputError, WrongValue, one_line
 from bitlite.workflow.files import read_npz, whole, write_json
 
 ROOT_STRIDE = 2
@@ -25,6 +26,9 @@ GROUP_NORM_EPSILON = 1e-5
 
 # What a range is made of, each a weight [] of this name.
 ENDS = ("least", "largest")
+RANGES = tuple(f"/range/{end}" for end in ENDS)
+
+Positive = Annotated[int, Field(ge=1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +44,18 @@ class Architecture:
     here. Their output is gamma * input / deviation + beta.
     """
 
+    # Of what is read from architecture.json.
+    __pydantic_config__: ClassVar = ConfigDict(strict=True, extra="forbid")
+
     name: str
-    groups: int
+    groups: Positive
     pool: bool
     standardized: bool
-    image_size: tuple[int, int]
+    image_size: tuple[Positive, Positive]
     labels: tuple[str, ...] = ()
-    frozen_norms: dict[str, float] = dataclasses.field(default_factory=dict)
+    frozen_norms: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = dataclasses.field(
+        default_factory=dict
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,19 +97,86 @@ class Bit:
     def load(cls, directory: Path) -> "Bit":
         """The BiT that `save` wrote. Raises InputError naming the directory if it is none or is damaged."""
         try:
-            fields = json.loads((directory / "architecture.json").read_text())
-            fields["image_size"], fields["labels"] = tuple(fields["image_size"]), tuple(fields["labels"])
-            fields["frozen_norms"] = dict(fields.get("frozen_norms", {}))
-            return cls(Architecture(**fields), read_npz(directory / "weights.npz"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{directory} holds no BiT (architecture.json and weights.npz): {error}") from error
+            content = (directory / "architecture.json").read_bytes()
+            bit = cls(TypeAdapter(Architecture).validate_json(content), read_npz(directory / "weights.npz"))
+            if faults := bit._faults():
+                raise ValueError(faults[0])
+        except (OSError, ValueError) as error:
+            told = _first(error) if isinstance(error, ValidationError) else one_line(error)
+            raise InputError(
+                f"{directory} holds no BiT (architecture.json and weights.npz): {told}; remove it and run `dvc repro`"
+            ) from error
+        return bit
 
     def save(self, directory: Path) -> None:
-        """Write architecture.json and weights.npz. Equal models give equal bytes."""
+        """Write architecture.json and weights.npz. Equal models give equal bytes.
+
+        Raises InputError, and leaves what was there, if a weight is not finite.
+        """
+        astray = [name for name, value in self.weights.items() if not np.isfinite(value).all()]
+        if astray:
+            raise InputError(
+                f"{directory} is not written: {len(astray)} of its weights are not finite, such as {min(astray)}; try "
+                "a lower learning_rate"
+            )
         with whole(directory) as temporary:
             temporary.mkdir()
             write_json(temporary / "architecture.json", dataclasses.asdict(self.architecture))
             np.savez(temporary / "weights.npz", allow_pickle=False, **dict(sorted(self.weights.items())))
+
+    def _faults(self) -> list[str]:
+        """Why these weights make no network of this architecture; nothing if they do."""
+        if other := sorted(name for name, value in self.weights.items() if value.dtype != np.float32):
+            return [f"{other[0]} is of type {self.weights[other[0]].dtype}"]
+        faults = misfits({name: value.shape for name, value in self.weights.items()}, self._shapes())
+        if faults:
+            return faults
+        if unknown := sorted(self.architecture.frozen_norms.keys() - set(self.norms)):
+            return [f"frozen_norms has {unknown[0]}, which is no norm of it"]
+        return [
+            f"{norm} does not fill whole groups of {self.architecture.groups}"
+            for norm in self.norms
+            if norm not in self.architecture.frozen_norms and not self._grouped(norm)
+        ][:1]
+
+    def _grouped(self, norm: str) -> bool:
+        """Whether the norm at this path has whole groups: as many channels in each as before pruning."""
+        channels, unit = self.weights[f"{norm}/gamma"].size, inner_norm(norm)
+        unpruned = self.weights[f"{unit.conv('c')}/kernel"].shape[-1] // 4 if unit else channels
+        size = unpruned // self.architecture.groups
+        return size > 0 and unpruned % self.architecture.groups == 0 and channels % size == 0
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes that the weights would have with the outputs that the kernels have: what feeds what must fit."""
+        found: dict[str, tuple[int, ...]] = {}
+
+        def conv(path: str, side: int, inputs: int, outputs: int | None = None) -> int:
+            kernel = self.weights.get(f"{path}/kernel", np.empty(0))
+            outputs = outputs or (kernel.shape or (1,))[-1]
+            side = kernel.shape[0] if path == ROOT and kernel.ndim else side
+            found[f"{path}/kernel"] = (side, side, inputs, outputs)
+            return outputs
+
+        def norm(path: str, channels: int) -> None:
+            found[f"{path}/gamma"] = found[f"{path}/beta"] = (channels,)
+
+        inputs = conv(ROOT, 0, 3)
+        for unit in self.units:
+            norm(unit.norm("a"), inputs)
+            inner = conv(unit.conv("a"), 1, inputs)
+            norm(unit.norm("b"), inner)
+            inner = conv(unit.conv("b"), 3, inner)
+            norm(unit.norm("c"), inner)
+            outputs = conv(unit.conv("c"), 1, inner, None if self.projects(unit) else inputs)
+            if self.projects(unit):
+                conv(unit.projection, 1, inputs, outputs)
+            inputs = outputs
+        norm(FINAL_NORM, inputs)
+        if self.architecture.labels:
+            classes = len(self.architecture.labels)
+            conv(HEAD, 1, inputs, classes)
+            found[f"{HEAD}/bias"] = (classes,)
+        return found | {name: () for name in self.weights if name.endswith(RANGES)}
 
     @property
     def units(self) -> list[Unit]:
@@ -224,6 +300,12 @@ class Bit:
             name: standardize(value) if "standardized_conv2d" in name else value for name, value in self.weights.items()
         }
         return self.with_weights(weights, standardized=False)
+
+
+def _first(error: ValidationError) -> str:
+    """The first of pydantic's findings: the field, its value and what is wrong with it."""
+    found = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, found['loc'])) or 'architecture.json'} is {found['input']!r}: {found['msg']}"
 
 
 def _strided(size: tuple[int, int], stride: int) -> tuple[int, int]:

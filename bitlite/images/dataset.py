@@ -111,7 +111,10 @@ def read(
 
     def decode(number: int) -> np.ndarray:
         encoded, _ = records.example(info, places[number])
-        return decoding.pixels(encoded, size)
+        try:
+            return decoding.pixels(encoded, size)
+        except Exception as error:  # Pillow's decoders raise whatever a damaged image makes them stumble over
+            raise places[number].unreadable(one_line(error)) from error
 
     return Pixels(len(places), size, decode, cache_mb=cache_mb), np.array(labels, np.int32)
 
@@ -119,4 +122,13 @@ def read(
 def _builder(directory: Path) -> tfds.core.DatasetBuilder:
     if not (directory / "dataset_info.json").exists():
         raise InputError(f"{directory} is no prepared data set; run: dvc repro download")
-    return tfds.builder_from_directory(directory)
+    try:
+        builder = tfds.builder_from_directory(directory)
+        label = builder.info.features["label"]
+        # TFDS calls classes by their numbers where it can't read their names.
+        names = (directory / "label.labels.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except Exception as error:  # whatever damaged files make TFDS stumble over
+        raise records.damaged(directory) from error
+    if names != label.names or len(names) != label.num_classes or not builder.info.splits:
+        raise records.damaged(directory)
+    return builder

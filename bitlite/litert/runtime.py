@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from tqdm import tqdm
 
 from bitlite.litert.operators import convolutions
-from bitlite.litert.signature import Tensor
+from bitlite.litert.signature import Tensor, interpreter_of
 from bitlite.litert.timing import latencies
 from bitlite.workflow.cores import cores
 
@@ -32,7 +31,8 @@ class Classifier:
     """One .tflite file, ready to run on one image at a time."""
 
     def __init__(self, path: Path, threads: int = 1):
-        self.interpreter = Interpreter(str(path), num_threads=threads)
+        """Raises InputError naming the file if it is missing, or no .tflite file."""
+        self.interpreter = interpreter_of(path, threads)
         self.interpreter.allocate_tensors()
         (self.input,) = self.interpreter.get_input_details()
         (self.output,) = self.interpreter.get_output_details()

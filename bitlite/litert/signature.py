@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from bitlite.workflow.errors import damaged, missing, one_line
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -28,7 +30,17 @@ class Tensor:
         return (values.astype(np.float32) - self.zero_point) * self.scale if self.scale else values
 
 
+def interpreter_of(path: Path, threads: int | None = None) -> Interpreter:
+    """LiteRT's interpreter of a .tflite file. Raises InputError naming the file if it is missing or is none."""
+    if not path.is_file():
+        raise missing(path)
+    try:
+        return Interpreter(str(path), num_threads=threads)
+    except (ValueError, RuntimeError) as error:  # LiteRT checks a file's structure before anything is read of it
+        raise damaged(path, f"is no .tflite file that LiteRT can run ({one_line(error)})") from error
+
+
 def signature(path: Path) -> tuple[Tensor, ...]:
-    """The inputs of a .tflite file, and behind them its outputs."""
-    interpreter = Interpreter(str(path))
+    """The inputs of a .tflite file, and behind them its outputs. Raises InputError as above."""
+    interpreter = interpreter_of(path)
     return tuple(map(Tensor.of, (*interpreter.get_input_details(), *interpreter.get_output_details())))

@@ -1,10 +1,11 @@
 """The curves of all trainings: fine-tuning, and the recovery of every pruning."""
 
-import csv
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
+
+from bitlite.workflow.files import COUNT, NUMBER, read_csv
 
 FINETUNING = "fine-tuning"
 # In the order of the report.
@@ -39,6 +40,10 @@ def _curves(folder: Path) -> dict[str, Curve]:
 
 def _curve(path: Path, measure: str) -> Curve:
     """What a training that went astray made no number of is left out."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [(int(row["step"]), float(row[measure])) for row in csv.DictReader(file, delimiter="\t")]
-    return [(step, value) for step, value in rows if math.isfinite(value)]
+    rows = read_csv(path, {"step": COUNT, measure: _is_float}, delimiter="\t")
+    points = [(int(row["step"]), float(row[measure])) for row in rows]
+    return [(step, value) for step, value in points if math.isfinite(value)]
+
+
+def _is_float(text: str) -> bool:
+    return NUMBER(text) or text.lower() in ("nan", "inf", "-inf")

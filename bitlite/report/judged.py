@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitlite.workflow.errors import missing
+from bitlite.workflow.errors import damaged, listed
 from bitlite.workflow.files import read_csv
+from bitlite.workflow.scores import CLASS_COLUMNS, SCORE_COLUMNS
 
 # What the numbers of plots/evaluate/P-Q/scores.csv are called and mean.
 MEANINGS = {
@@ -43,20 +44,21 @@ class Judged:
 
 
 def read(names: Iterable[str], foremost: str, plots: Path) -> Judged:
-    """What lies in `plots`/evaluate. Raises InputError if a file is missing."""
-
-    def rows(name: str, file: str) -> list[dict[str, str]]:
-        path = plots / "evaluate" / name / file
-        if not path.exists():
-            raise missing(path)
-        return read_csv(path)
+    """What lies in `plots`/evaluate. Raises InputError if a file is missing or damaged."""
 
     def share(text: str) -> float | None:
         return float(text) if text else None
 
-    scores = {name: {row["score"]: float(row["value"]) for row in rows(name, "scores.csv")} for name in names}
+    def scores_of(name: str) -> dict[str, float]:
+        path = plots / "evaluate" / name / "scores.csv"
+        found = {row["score"]: float(row["value"]) for row in read_csv(path, SCORE_COLUMNS)}
+        if found.keys() != MEANINGS.keys():
+            raise damaged(path, f"has other scores than {listed(MEANINGS)}")
+        return found
+
+    scores = {name: scores_of(name) for name in names}
     classes = [
         Class(row["class"], int(row["images"]), share(row["recall"]), share(row["precision"]))
-        for row in rows(foremost, "classes.csv")
+        for row in read_csv(plots / "evaluate" / foremost / "classes.csv", CLASS_COLUMNS)
     ]
     return Judged(scores, sorted(classes, key=lambda each: (each.recall is None, each.recall, each.name)))

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitlite.bit.weights import Bit
-from bitlite.workflow.errors import missing
-from bitlite.workflow.files import read_csv
+from bitlite.workflow.files import COUNT, NUMBER, SHARE, or_nothing, read_csv, text
 
 # In the order of the report.
 TYPES = {"conv": "Convolutions", "norm": "Norms", "other": "Rest"}
 DELEGATE = "xnnpack"
+# Of the files layers.csv that the stages benchmark, convert and prune write.
+TIMES = {"layer": text, "type": TYPES.__contains__, "delegate": text, "time_share": SHARE}
+ERRORS = {"layer": text, "snr_db": or_nothing(NUMBER)}
+PRUNED = {"layer": text, "parameters": COUNT, "sparsity": SHARE}
 # A signal this many decibels above its error shows no shade; the rule of thumb is 6 dB a bit, so 8 bits.
 FAITHFUL_DB = 48
 
@@ -57,12 +60,12 @@ class LayerTables:
 def read(variants: Iterable[str], prunings: Iterable[str], finetuned: Bit, plots: Path) -> LayerTables:
     """The layers of `variants` and `prunings`, from the files that their stages wrote below `plots`.
 
-    Raises InputError if such a file is missing.
+    Raises InputError if such a file is missing or damaged.
     """
     weights = {convolution.path: convolution.kernel.size for convolution in finetuned.convolutions}
-    times = {name: time(_rows(plots / "benchmark" / name / "layers.csv")) for name in variants}
+    times = {name: time(read_csv(plots / "benchmark" / name / "layers.csv", TIMES)) for name in variants}
     errors = {name: _errors(plots / "convert" / name / "layers.csv") for name in times}
-    kept = {name: kept_share(_rows(plots / "prune" / name / "layers.csv"), weights) for name in prunings}
+    kept = {name: kept_share(read_csv(plots / "prune" / name / "layers.csv", PRUNED), weights) for name in prunings}
     return LayerTables(
         times,
         shares=shares_table({name: each.layers for name, each in times.items()}),
@@ -119,10 +122,4 @@ def _table(columns: Mapping[str, Mapping[str, float]], shade) -> Table:
 
 def _errors(path: Path) -> dict[str, float]:
     """Decibels by layer, without those layers that are just as in float32."""
-    return {row["layer"]: float(row["snr_db"]) for row in _rows(path) if row["snr_db"]}
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        raise missing(path)
-    return read_csv(path)
+    return {row["layer"]: float(row["snr_db"]) for row in read_csv(path, ERRORS) if row["snr_db"]}

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from scipy.special import bdtr
 
-from bitlite.workflow.errors import InputError, missing
-from bitlite.workflow.files import read_csv
+from bitlite.workflow.errors import InputError
+from bitlite.workflow.files import read_csv, text
 
 # From this p-value on, a difference counts as noise.
 NOISE = 0.05
@@ -41,9 +41,7 @@ def read(names: Iterable[str], plots: Path) -> dict[str, np.ndarray]:
     images: list[str] = []
     for name in names:
         path = plots / "evaluate" / name / "predictions.csv"
-        if not path.exists():
-            raise missing(path)
-        rows = read_csv(path)
+        rows = read_csv(path, {"actual": text, "predicted": text})
         shown = [row["actual"] for row in rows]
         if shown != (images := images or shown):
             raise InputError(f"{path} is of other test images than {next(iter(right))}'s: run `dvc repro`")

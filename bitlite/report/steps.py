@@ -4,9 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitlite.workflow.errors import missing
-from bitlite.workflow.files import read_csv
+from bitlite.workflow.files import COUNT, NUMBER, SHARE, between, or_nothing, read_csv, text
 from bitlite.workflow.params import Mixed, Quantization
+
+COLUMNS = {
+    "step": or_nothing(COUNT), "layer": text, "type": text, "snr_db": or_nothing(NUMBER),
+    "size_bytes": or_nothing(COUNT), "latency_ms": or_nothing(between(0, 1e9)), "accuracy": or_nothing(SHARE),
+    "chosen": text,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,16 +57,14 @@ class Search:
 def read(variants: Iterable[str], quantizations: Mapping[str, Quantization], plots: Path) -> dict[str, Search]:
     """The searches of those `variants` of scheme mixed, by name, from the files that their stages wrote below `plots`.
 
-    Raises InputError if such a file is missing.
+    Raises InputError if such a file is missing or damaged.
     """
     chosen = {name: entry for name, entry in quantizations.items() if isinstance(entry, Mixed)}
     found = {}
     for variant in variants:
         if entry := chosen.get(variant.partition("-")[2]):
             path = plots / "convert" / variant / "steps.csv"
-            if not path.exists():
-                raise missing(path)
-            found[variant] = Search(steps(read_csv(path)), entry.max_accuracy_drop)
+            found[variant] = Search(steps(read_csv(path, COLUMNS)), entry.max_accuracy_drop)
     return found
 
 

@@ -1,10 +1,13 @@
 """Numbers as readers want them, and the templates that hold them."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
+
+from bitlite.workflow.errors import printable
 
 
 def percent(share: float) -> str:
@@ -52,6 +55,16 @@ def series(items: Sequence[str], last: str = "and") -> str:
     return f" {last} ".join([", ".join(items[:-1]), items[-1]] if items[1:] else items)
 
 
+def plain(name: str) -> str:
+    """`name` as Markdown shows it: on one line, and without markup of its own."""
+    return re.sub(r"[\\`*\[\]<>|~&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", printable(name))
+
+
+def fence(text: str) -> str:
+    """What stands before and behind a block of code in Markdown: longer than any in the code itself."""
+    return "`" * (1 + max(2, *map(len, re.findall("`+", text)), 0))
+
+
 def template(name: str) -> jinja2.Template:
     """A template of this folder, with the functions above as filters. Raises when it meets an unknown name."""
     environment = jinja2.Environment(
@@ -62,5 +75,12 @@ def template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"percent": percent, "size": size, "milliseconds": milliseconds, "count": count}
+    environment.filters |= {
+        "percent": percent,
+        "size": size,
+        "milliseconds": milliseconds,
+        "count": count,
+        "plain": plain,
+        "fence": fence,
+    }
     return environment.get_template(name)

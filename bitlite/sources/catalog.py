@@ -9,7 +9,7 @@ from threading import Thread
 import requests
 import tensorflow_datasets as tfds
 
-from bitlite.workflow.errors import InputError, listed, one_line
+from bitlite.workflow.errors import InputError, listed, one_line, printable
 
 # By this file one knows the directory of a prepared set.
 INFO = "dataset_info.json"
@@ -61,7 +61,7 @@ def download(name: str, builder: tfds.core.DatasetBuilder) -> None:
             f"dataset.name is {name!r}, which is not prepared in {builder.data_dir}, and {address} can't be reached to "
             f"download it; {PREPARED_COPY}"
         )
-    print(f"TFDS downloads and prepares {name} in {builder.data_dir}", flush=True)
+    print(printable(f"TFDS downloads and prepares {name} in {builder.data_dir}"), flush=True)
     try:
         builder.download_and_prepare()
     except Exception as error:  # each set has code of its own, which raises anything

@@ -1,7 +1,6 @@
 """Prepares the data set that params.yaml names: opens its source, draws splits, drops copies, writes."""
 
 import os
-import sys
 from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from bitlite.images import dataset
 from bitlite.sources import catalog, digits, folder, splits, tfds_set, tree
 from bitlite.sources.likeness import alike
 from bitlite.sources.source import Entry, Source
-from bitlite.workflow.errors import LISTED, InputError, listed, one_line
+from bitlite.workflow.errors import LISTED, InputError, listed, one_line, tell
 from bitlite.workflow.params import Dataset
 from bitlite.workflow.paths import DATASET, found
 
@@ -109,7 +108,7 @@ def _check_classes(params: Dataset, labels: tuple[str, ...], chosen: dict[str, l
         if not lacking:
             continue
         if split != "train":
-            print(f"{params.name}: classes without {split} images ({len(lacking)}): {listed(lacking)}", file=sys.stderr)
+            tell(f"{params.name}: classes without {split} images ({len(lacking)}): {listed(lacking)}")
         elif params.max_examples and params.max_examples < len(labels):
             raise InputError(f"dataset.max_examples is {params.max_examples}, fewer than the {len(labels)} classes")
         else:
@@ -126,10 +125,10 @@ def _report(source: str, found: dict[str, list[Entry]], kept: dict[str, list[Ent
         copies = [entry.where for entry in entries if first.setdefault(entry.digest, entry) is not entry]
         leaks = [entry.where for entry in sorted(set(entries) - set(kept[name]))]
         title = source if len(found) == 1 else f"{source}, {name}"
-        print(f"{title}: {len(entries)} images, {_counted(copies, 'copies of others')}", file=sys.stderr)
+        tell(f"{title}: {len(entries)} images, {_counted(copies, 'copies of others')}")
         if leaks:
             of_groups = " or has others of their group" if any(entry.group for entry in entries) else ""
-            print(f"{title}: left out {_counted(leaks, f'that a later split has too{of_groups}')}", file=sys.stderr)
+            tell(f"{title}: left out {_counted(leaks, f'that a later split has too{of_groups}')}")
 
 
 def _report_alike(source: str, chosen: dict[str, list[Entry]]) -> None:
@@ -141,10 +140,9 @@ def _report_alike(source: str, chosen: dict[str, list[Entry]]) -> None:
         if counts[kind] <= LISTED:
             first[kind].append(f"{one.where} and {other.where}")
     for kind, pairs in sorted(first.items()):
-        print(
+        tell(
             f"{source}: {counts[kind]} pairs of images in different {kind} that look alike, such as thumbnails and a "
-            f"picture encoded twice do: {listed(pairs)}",
-            file=sys.stderr,
+            f"picture encoded twice do: {listed(pairs)}"
         )
 
 

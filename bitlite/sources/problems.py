@@ -1,10 +1,9 @@
 """What is wrong with a folder, collected by kind and told all at once."""
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from bitlite.workflow.errors import InputError, listed
+from bitlite.workflow.errors import InputError, listed, tell
 
 
 class Problems:
@@ -37,13 +36,13 @@ class Problems:
         Raises InputError that lists all problems if one is fatal, or if there is any and not `skip`.
         """
         for remark in _told(self._remarks):
-            print(f"{self._folder}: {remark}", file=sys.stderr)
+            tell(f"{self._folder}: {remark}")
         avoidable, fatal = _told(self._avoidable), _told(self._fatal) + ([hint] if hint else [])
         if fatal or (avoidable and not skip):
             remedy = "" if fatal else "; mend this, or leave it out by dataset.on_error: skip"
             raise InputError(f"dataset.name is {str(self._folder)!r}: {'; '.join(avoidable + fatal)}{remedy}")
         for problem in avoidable:
-            print(f"{self._folder}: left out {problem}", file=sys.stderr)
+            tell(f"{self._folder}: left out {problem}")
 
 
 def _add(kinds: dict[str, dict], kind: str, items: Iterable) -> None:

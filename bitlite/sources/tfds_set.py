@@ -1,7 +1,6 @@
 """The images of a data set that TFDS prepared."""
 
 import os
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
@@ -19,7 +18,7 @@ from bitlite.sources import catalog, names
 from bitlite.sources.inspection import Located, in_parallel, inspect
 from bitlite.sources.source import Entry, Source
 from bitlite.sources.splits import known
-from bitlite.workflow.errors import InputError, listed, one_line
+from bitlite.workflow.errors import InputError, listed, one_line, tell
 
 
 def source(name: str, builder: tfds.core.DatasetBuilder, *, skip: bool = False, background: str = "white") -> Source:
@@ -44,11 +43,11 @@ def source(name: str, builder: tfds.core.DatasetBuilder, *, skip: bool = False, 
         raise InputError(f"dataset.name is {name!r}, which has no labelled split train; it has: {', '.join(present)}")
     taken = [called[split] for split in own]
     if left := [f"{its} ({present[its].num_examples})" for its in present if its not in taken]:
-        print(f"{name}: left out splits without labels or of another purpose: {', '.join(left)}", file=sys.stderr)
+        tell(f"{name}: left out splits without labels or of another purpose: {', '.join(left)}")
     classes = builder.info.features[keys[1]].names
     used = sorted({entry.label for entries in own.values() for entry in entries})
     if unused := [classes[label] for label in sorted(set(range(len(classes))) - set(used))]:
-        print(f"{name}: left out classes without images: {listed(unused)}", file=sys.stderr)
+        tell(f"{name}: left out classes without images: {listed(unused)}")
     faults = names.faults(classes[label] for label in used)
     if twice := [ascii(one) for one, count in Counter(classes[label] for label in used).items() if count > 1]:
         faults["several classes of one name"] = twice
@@ -113,12 +112,12 @@ def _inspected(
         problem = f"images that can't be read ({len(seen.failed)}): {told}"
         if not skip:
             raise InputError(f"dataset.name is {name!r}, which has {problem}; leave them out by dataset.on_error: skip")
-        print(f"{name}: left out {problem}", file=sys.stderr)
+        tell(f"{name}: left out {problem}")
     entries = defaultdict(list)
     if seen.several:
-        print(f"{name}: of several images in a file the first is used ({len(seen.several)} files)", file=sys.stderr)
+        tell(f"{name}: of several images in a file the first is used ({len(seen.several)} files)")
     for kind, span in seen.spans.items():
-        print(f"{name}: in images of {kind} samples {span} is shown as black to white", file=sys.stderr)
+        tell(f"{name}: in images of {kind} samples {span} is shown as black to white")
     for (split, number), digest in seen.digests.items():
         look = seen.looks[split, number]
         entries[split].append(Entry(number, labels[split, number], digest, look=look))

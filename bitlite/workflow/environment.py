@@ -18,7 +18,7 @@ def program() -> str:
 
 
 # tfmot and TF Hub work with Keras 2 only (tfmot issue 1119), and TensorFlow picks Keras when it is first imported.
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
 # Whether TensorFlow computes by oneDNN changes last digits: it is to follow from the machine alone.
 os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)
 # Of TensorFlow's C++ only errors show: its notices would drown a stage's own progress.

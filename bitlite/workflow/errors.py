@@ -1,11 +1,14 @@
 """Errors that are for the user, and their texts."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 # Items of a list that an error names.
 LISTED = 10
+# Characters of a text that is not ours: libraries quote what they could not read.
+LONGEST = 1000
 
 
 class InputError(ValueError):
@@ -30,14 +33,25 @@ def missing(path: Path) -> InputError:
     return InputError(f"{path} is missing: run `dvc repro`")
 
 
+def damaged(path: Path, how: str) -> InputError:
+    """The error that a file which a stage wrote is not as it was."""
+    return InputError(f"{path} {how}: delete it and run `dvc repro`")
+
+
 def one_line(error: object) -> str:
-    """The text of an error on one line; the name of its type if it has no text."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The text of an error on one line, of a long one its beginning; the name of its type if it has no text."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def printable(text: str) -> str:
     """`text` as a console may show it: what can't be printed, such as its control characters, is escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def tell(line: str) -> None:
+    """Print a line for whoever watches to standard error, as a console may show it."""
+    print(printable(line), file=sys.stderr)
 
 
 def listed(items: Iterable) -> str:

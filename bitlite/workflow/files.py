@@ -8,12 +8,18 @@ import os
 import shutil
 import tempfile
 import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+
+from bitlite.workflow.errors import damaged, missing, one_line
+
+# How many times its size a packed file of arrays may unpack to: weights hardly shrink, and the zeros of pruned ones by
+# less. A bomb of a few megabytes would take all memory.
+UNPACKED = 20
 
 
 @contextmanager
@@ -90,12 +96,31 @@ def _replaced(path: Path, scratch: Path) -> Path:
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file. Raises ValueError if it is none, is damaged or holds pickled objects."""
-    try:
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"no .npz file, or a damaged one: {error}") from error
+    """The arrays of an .npz file; what else lies in it is left alone.
+
+    Raises OSError if it can't be read, ValueError if it is no .npz file, is damaged, holds pickled objects, or would
+    unpack to more than UNPACKED times its size.
+    """
+    with path.open("rb") as file:
+        try:
+            return dict(_arrays(file))
+        except OSError:
+            raise
+        except Exception as error:  # zipfile, NumPy and Python's parser of a header each stumble in ways of their own
+            raise ValueError(f"no .npz file, or a damaged one: {one_line(error)}") from error
+
+
+def _arrays(file: BinaryIO) -> Iterator[tuple[str, np.ndarray]]:
+    with zipfile.ZipFile(file) as archive:
+        arrays = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+        size, most = sum(member.file_size for member in arrays), UNPACKED * os.fstat(file.fileno()).st_size
+        if size > most:
+            raise ValueError(f"its arrays take {size} bytes, more than {UNPACKED} times the file's own")
+        for member in arrays:
+            with archive.open(member) as content:
+                yield member.filename.removesuffix(".npy"), np.lib.format.read_array(content, allow_pickle=False)
+                if content.read(1):  # only the end of a member brings its checksum
+                    raise ValueError(f"{member.filename} holds more than its header says")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -110,15 +135,62 @@ def write_json(path: Path, content: Mapping) -> None:
         temporary.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping]) -> None:
+def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping]) -> None:
     """Write a header of `columns` and `rows`, which have just these keys."""
     with whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a file that `write_csv` wrote."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+# Whether a text may stand in a column.
+Kind = Callable[[str], bool]
+
+
+def read_csv(path: Path, columns: Mapping[str, Kind] = {}, *, delimiter: str = ",") -> list[dict[str, str]]:
+    """The rows of a file that a stage wrote, which may have more columns.
+
+    Raises InputError naming the file if it is missing, is no CSV file, lacks one of `columns`, or has a text in one
+    that is not of its kind; then also the row and the text.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            rows, names = list(reader), reader.fieldnames or ()
+    except FileNotFoundError:
+        raise missing(path) from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise damaged(path, f"is no CSV file ({one_line(error)})") from error
+    if absent := [name for name in columns if name not in names]:
+        raise damaged(path, f"has no column {absent[0]}")
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():  # what csv makes of more and of fewer
+            raise damaged(path, f"has not {len(names)} columns in row {number}")
+        if wrong := [name for name, kind in columns.items() if not kind(row[name])]:
+            raise damaged(path, f"has {row[wrong[0]]!r} as {wrong[0]} in row {number}")
+    return rows
+
+
+def between(least: float, most: float, *, whole: bool = False) -> Kind:
+    """The texts of numbers of this range, of `whole` ones alone if that is said; never nan."""
+
+    def fits(text: str) -> bool:
+        try:
+            return least <= (int if whole else float)(text) <= most
+        except ValueError:
+            return False
+
+    return fits
+
+
+def or_nothing(kind: Kind) -> Kind:
+    """The texts of this kind, and the empty one."""
+    return lambda text: not text or kind(text)
+
+
+def text(_: str) -> bool:
+    """Any text."""
+    return True
+
+
+NUMBER, SHARE, COUNT = between(-1e300, 1e300), between(0, 1), between(0, 2**63, whole=True)

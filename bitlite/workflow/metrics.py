@@ -3,17 +3,24 @@
 The stage that writes a file and everything that reads it share its record.
 """
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, TypeVar
 
-from bitlite.workflow.errors import InputError, missing
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+
+from bitlite.workflow.errors import damaged, missing, one_line
 from bitlite.workflow.files import write_json
 
 Record = TypeVar("Record")
+
+# What a file's number can be: it may have been edited, merged or damaged.
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+# From a nanosecond to eleven days.
+Milliseconds = Annotated[float, Field(ge=1e-6, le=1e9)]
 
 
 @dataclass(frozen=True)
@@ -25,11 +32,11 @@ class ModelScores:
     macs: multiply-adds an image.
     """
 
-    accuracy: float
-    top5_accuracy: float
-    parameters: int
-    sparsity: float
-    macs: int
+    accuracy: Share
+    top5_accuracy: Share
+    parameters: Positive
+    sparsity: Share
+    macs: Positive
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,8 @@ class PrunedScores(ModelScores):
     frozen_norms: how many of its norms have constants for statistics.
     """
 
-    accuracy_before_recovery: float
-    frozen_norms: int
+    accuracy_before_recovery: Share
+    frozen_norms: Count
 
 
 @dataclass(frozen=True)
@@ -53,13 +60,13 @@ class Evaluation:
     size_bytes, gzip_bytes: the file as it is, and after gzip. sparsity: share of zeros in its kernels, 0..1.
     """
 
-    accuracy: float
-    top5_accuracy: float
-    validation_accuracy: float
-    agreement: float
-    size_bytes: int
-    gzip_bytes: int
-    sparsity: float
+    accuracy: Share
+    top5_accuracy: Share
+    validation_accuracy: Share
+    agreement: Share
+    size_bytes: Positive
+    gzip_bytes: Positive
+    sparsity: Share
 
 
 @dataclass(frozen=True)
@@ -79,17 +86,17 @@ class Places:
     oldest_runtime: the first release of TensorFlow Lite or LiteRT that runs the file, by what the file says.
     """
 
-    images_tried: int
-    gpu_agreement: float | None
+    images_tried: Count
+    gpu_agreement: Share | None
     gpu_whole: bool | None
-    gpu_difference: float | None
-    float16_agreement: float | None
-    float16_peak: float | None
-    tflm_agreement: float | None
-    tflm_arena_bytes: int | None
+    gpu_difference: Amount | None
+    float16_agreement: Share | None
+    float16_peak: Amount | None
+    tflm_agreement: Share | None
+    tflm_arena_bytes: Count | None
     npu: str
-    npu_share: float | None
-    npu_cycles: int | None
+    npu_share: Share | None
+    npu_cycles: Count | None
     oldest_runtime: str
 
 
@@ -105,16 +112,16 @@ class Timing:
     threads: of LiteRT. cpu: the machine's processor.
     """
 
-    latency_ms_p50: float
-    latency_ms_p90: float
-    latency_ms_p99: float
-    baseline_ms_p50: float
-    load_ms: float
-    first_inference_ms: float
-    runs: int
-    peak_memory_mb: float
-    delegated: float
-    threads: int
+    latency_ms_p50: Milliseconds
+    latency_ms_p90: Milliseconds
+    latency_ms_p99: Milliseconds
+    baseline_ms_p50: Milliseconds
+    load_ms: Amount
+    first_inference_ms: Milliseconds
+    runs: Positive
+    peak_memory_mb: Amount
+    delegated: Share
+    threads: Positive
     cpu: str
 
 
@@ -129,11 +136,11 @@ class DeviceTiming:
     threads: of LiteRT. cpu: the device's processor.
     """
 
-    latency_ms_p50: float
-    load_ms: float
-    first_inference_ms: float
-    peak_memory_mb: float
-    threads: int
+    latency_ms_p50: Milliseconds
+    load_ms: Amount
+    first_inference_ms: Milliseconds
+    peak_memory_mb: Amount
+    threads: Positive
     cpu: str
 
 
@@ -141,7 +148,7 @@ class DeviceTiming:
 class PhoneTiming(DeviceTiming):
     """By LiteRT's benchmark_model, which gives no percentile but the 95th. gpu: whether on the GPU, all of the file."""
 
-    latency_ms_p95: float
+    latency_ms_p95: Milliseconds
     gpu: bool
 
 
@@ -149,8 +156,8 @@ class PhoneTiming(DeviceTiming):
 class BoardTiming(DeviceTiming):
     """By LiteRT's Python package. runtime: its name and version."""
 
-    latency_ms_p90: float
-    latency_ms_p99: float
+    latency_ms_p90: Milliseconds
+    latency_ms_p99: Milliseconds
     runtime: str
 
 
@@ -163,12 +170,12 @@ class Summary:
     """
 
     selected: str
-    accuracy: float
+    accuracy: Share
     accuracy_drop: float
-    size_bytes: int
-    size_ratio: float
-    latency_ms_p50: float
-    speedup: float
+    size_bytes: Positive
+    size_ratio: Amount
+    latency_ms_p50: Milliseconds
+    speedup: Amount
 
 
 def write(path: Path, record: object) -> None:
@@ -179,27 +186,24 @@ def write(path: Path, record: object) -> None:
 def read(path: Path, kind: type[Record]) -> Record:
     """The record of this kind in a JSON file, which may hold more.
 
-    Raises InputError naming the file and the command that makes it, if it is missing, is no JSON or lacks a key.
+    Raises InputError naming the file and the command that makes it, if it is missing, is no JSON, lacks a key, or has a
+    value that can't be.
     """
-    types = get_type_hints(kind)
     try:
-        content = json.loads(path.read_text())
-        # What is absent is `...`, which fits no type.
-        wrong = [key for key, type_ in types.items() if not _fits(content.get(key, ...), type_)]
+        return _checked(kind).validate_json(path.read_bytes())
     except FileNotFoundError:
         raise missing(path) from None
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} holds no metrics ({error}): delete it and run `dvc repro`") from error
-    if wrong:
-        found = f"{content[wrong[0]]!r} as" if wrong[0] in content else "no"
-        raise InputError(f"{path} holds {found} {wrong[0]}: delete it and run `dvc repro`")
-    return kind(**{key: content[key] for key in types})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"][:1])
+        if not key:
+            raise damaged(path, f"holds no metrics ({first['msg']})") from error
+        found = "no" if first["type"] == "missing" else f"{first['input']!r} as"
+        raise damaged(path, f"holds {found} {key}") from error
+    except OSError as error:
+        raise damaged(path, f"holds no metrics ({one_line(error)})") from error
 
 
-def _fits(value: object, type_: Any) -> bool:
-    """Whether a value of a JSON file is of a record's type: str, bool, int, float, or one of these or None."""
-    if isinstance(type_, UnionType):
-        return any(_fits(value, each) for each in type_.__args__)
-    if type_ in (int, float):  # JSON writes 1.0 as 1 in places, and Python's bool is an int
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, type_)
+def _checked(kind: type) -> TypeAdapter:
+    # Not a config of each record's own: those that others build on hand it down.
+    return TypeAdapter(with_config(ConfigDict(strict=True, allow_inf_nan=False))(kind))

@@ -4,15 +4,20 @@ import re
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from reprlib import Repr
 from typing import Annotated, Any, ClassVar, Literal, Self, overload
 
 from PIL import ImageColor
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from bitlite.workflow.errors import InputError, one_line
+
+# How values are told: a few lines of YAML can stand for millions of them.
+BRIEF = Repr()
+BRIEF.maxstring = BRIEF.maxother = BRIEF.maxlong = 200
+BRIEF.maxlevel = 3
 
 Auto = Literal["auto"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -23,7 +28,8 @@ Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # A variant's name becomes part of stage names, of file names and of dotted keys of params.yaml.
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+# Two of them, what they end in and what else scratch is called must fit into 255 bytes.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=100)]
 Pixels = Annotated[int, Field(ge=8, le=2048)]
 RateSchedule = Literal["hyperrule", "cosine", "constant"]
 
@@ -52,7 +58,7 @@ class Section(BaseModel):
     def _known_keys(cls, data: Any) -> Any:
         unknown = [key for key in data if key not in cls.model_fields] if isinstance(data, dict) else []
         if unknown:
-            raise ValueError(f"unknown key {unknown[0]!r}; allowed: {', '.join(cls.model_fields)}")
+            raise ValueError(f"unknown key {BRIEF.repr(unknown[0])}; allowed: {', '.join(cls.model_fields)}")
         return data
 
 
@@ -84,9 +90,19 @@ class Dataset(Section):
         return self
 
 
+def _of_one_line(place: str) -> str:
+    if re.search(r"[\x00-\x1f\x7f]", place):
+        raise ValueError("neither paths nor addresses have control characters")
+    return place
+
+
+# Where something lies.
+Place = Annotated[str, Field(min_length=1), AfterValidator(_of_one_line)]
+
+
 class Backbone(Section):
-    name: Annotated[str, Field(min_length=1)]
-    source: Annotated[str, Field(min_length=1)] | None = None
+    name: Place
+    source: Place | None = None
 
 
 class Finetune(Section):
@@ -97,7 +113,7 @@ class Finetune(Section):
     learning_rate_schedule: RateSchedule = "hyperrule"
     image_size: Auto | Pixels = "auto"
     resize: Auto | Pixels = "auto"
-    padding: Count = 0
+    padding: Annotated[int, Field(ge=0, le=2048)] = 0
     mixup: Auto | Share = "auto"
     flip: bool = True
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
@@ -126,7 +142,7 @@ class Recovery(Section):
     learning_rate_schedule: RateSchedule = "cosine"
     mixup: Auto | Share = "auto"
     distillation: Share = 0.0
-    temperature: PositiveFloat = 2.0
+    temperature: Annotated[float, Field(ge=0.01, le=1000)] = 2.0
 
     @property
     def cuts(self) -> tuple[Self, ...]:
@@ -175,7 +191,7 @@ class Channels(Recovery):
     target_parameters: ProperShare | None = None
     target_latency: ProperShare | None = None
     importance: Literal["norm", "taylor"] = "taylor"
-    rounds: Positive = 1
+    rounds: Annotated[int, Field(ge=1, le=100)] = 1
 
     SIZES: ClassVar = ("keep", "target_macs", "target_parameters", "target_latency")
 
@@ -367,8 +383,8 @@ class Where(Section):
 
 class Benchmark(Section):
     threads: Annotated[int, Field(ge=1, le=256)] = 1
-    warmup_runs: Count = 20
-    runs: Positive = 400
+    warmup_runs: Annotated[int, Field(ge=0, le=10**6)] = 20
+    runs: Annotated[int, Field(ge=1, le=10**6)] = 400
 
 
 class Compare(Section):
@@ -435,19 +451,24 @@ AS_WRITTEN = {"dataset": ("name", "data_dir"), "backbone": ("name", "source")}
 
 def load(path: Path = Path("params.yaml")) -> Params:
     """The checked content of `path`. Raises InputError that names the key, its value and what is allowed."""
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if not path.exists():
+        raise InputError(f"{path} is not here: run this in the project's own folder")
+    if not path.is_file():
         raise InputError(f"{path} cannot be read: it is no file")
     try:
-        # DVC reads YAML 1.2; PyYAML reads 1.1, where 1e-3 is a string and `on` a boolean.
-        content = YAML(typ="safe", pure=True).load(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} is not here: run this in the project's own folder") from None
-    except (OSError, ValueError, YAMLError) as error:
+        content = _parsed(path, "safe")
+    except Exception as error:  # ruamel stumbles over values that are not of their tag, and over deep nesting
         raise InputError(f"{path} cannot be read: {one_line(error)}") from error
     try:
         return Params.model_validate(_with_texts(content, path))
     except ValidationError as error:
         raise InputError(f"{path}: {one_line(_first_problem(error, content))}") from error
+
+
+def _parsed(path: Path, kind: Literal["safe", "base"]) -> Any:
+    # As DVC reads it: UTF-8, and YAML 1.2; in 1.1, which PyYAML reads, 1e-3 is a string and `on` a boolean.
+    with path.open(encoding="utf-8") as file:
+        return YAML(typ=kind, pure=True).load(file)
 
 
 def _with_texts(content: Any, path: Path) -> Any:
@@ -456,7 +477,7 @@ def _with_texts(content: Any, path: Path) -> Any:
         values = content.get(section) if isinstance(content, dict) else None
         for key in keys:
             if isinstance(values, dict) and isinstance(values.get(key), bool | int | float | date):
-                values[key] = YAML(typ="base", pure=True).load(path)[section][key]
+                values[key] = _parsed(path, "base")[section][key]
     return content
 
 
@@ -468,7 +489,7 @@ def _first_problem(error: ValidationError, content: Any) -> str:
     # A value that fits none of a union's types has one entry for each of them.
     reasons = [_reason(detail) for detail, key in zip(details, keys, strict=True) if key == keys[0]]
     value = details[0]["input"]
-    received = "" if isinstance(value, dict) else f" is {value!r}"
+    received = "" if isinstance(value, dict) else f" is {BRIEF.repr(value)}"
     others = len(set(keys)) - 1
     where = f"{keys[0]}{received}: " if keys[0] or received else ""
     return f"{where}{', or '.join(reasons)}" + (f" (and {others} more wrong keys)" if others else "")

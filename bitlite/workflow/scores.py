@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from bitlite.workflow.files import COUNT, SHARE, between, or_nothing, text
+
 # Accuracies are counts over a number of images: far coarser than this, which is far coarser than rounding.
 ROUNDING = 1e-9
 # Confidences are rounded to so many decimals in files, in which they then hardly depend on the processor.
@@ -13,9 +15,9 @@ DECIMALS = 4
 LEAST_PROBABILITY = 1e-4
 # Images are put into as many bins by confidence for the calibration error.
 BINS = 15
-PREDICTION_COLUMNS = ("actual", "predicted", "confidence")
-CLASS_COLUMNS = ("class", "images", "recall", "precision")
-SCORE_COLUMNS = ("score", "value")
+PREDICTION_COLUMNS = {"actual": text, "predicted": text, "confidence": SHARE}
+CLASS_COLUMNS = {"class": text, "images": COUNT, "recall": or_nothing(SHARE), "precision": or_nothing(SHARE)}
+SCORE_COLUMNS = {"score": text, "value": between(0, 1e9)}
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
