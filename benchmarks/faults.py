@@ -291,19 +291,18 @@ def together(clone: Unbroken) -> bool:
         texts = [process.communicate()[0] for process in processes]
         return [(process.returncode, said) for process, said in zip(processes, texts, strict=True)]
 
-    def right(done: list[tuple[int, str]]) -> str:
+    def locked(done: list[tuple[int, str]]) -> int:
+        return sum(bool(LOCKED.search(said)) for _, said in done)
+
+    def wrong_in(done: list[tuple[int, str]]) -> str:
         return "".join(said[-500:] for status, said in done if status and not LOCKED.search(said))
 
     def trials() -> Iterator[tuple[str, str, bool]]:
         clone.forget("finetune")
         done = both(("dvc", "repro"), ("dvc", "repro"))
         status, said = clone.try_to("dvc", "repro")
-        wrong = right(done) or (said[-500:] if status else clone.wrong())
-        yield (
-            "two dvc repro",
-            wrong or f"right, {sum(bool(LOCKED.search(said)) for _, said in done)} told of the lock",
-            not wrong,
-        )
+        wrong = wrong_in(done) or (said[-500:] if status else clone.wrong())
+        yield "two dvc repro", wrong or f"right, {locked(done)} told of the lock", not wrong
 
         clone.do("dvc", "exp", "run", "--queue", "--name", "queued", "--set-param", "finetune.steps=3")
         clone.forget("finetune")
@@ -322,10 +321,9 @@ def together(clone: Unbroken) -> bool:
         ]
         done = both(*experiments)
         shown = clone.do("dvc", "exp", "list", "--name-only").split()
-        wrong = right(done) or clone.wrong()
+        wrong = wrong_in(done) or clone.wrong()
         good = not wrong and sum(name in shown for name in ("temp4", "temp5")) == sum(not status for status, _ in done)
-        locked = sum(bool(LOCKED.search(said)) for _, said in done)
-        yield "two dvc exp run --temp", wrong or f"right, {locked} told of the lock", good
+        yield "two dvc exp run --temp", wrong or f"right, {locked(done)} told of the lock", good
 
     return told("together", trials(), "gave right results, at worst with DVC's word that it is locked")
 
