@@ -193,7 +193,9 @@ def test_damaged_array_record_is_named(tmp_path):
     )
     for content in (path.read_bytes()[: path.stat().st_size // 2], b"", other.read_bytes()):
         path.write_bytes(content)
-        assert refusal(tmp_path / "out", path.parent).startswith(f"{path} does not hold all of its images")
+        assert refusal(tmp_path / "out", path.parent).startswith(
+            f"{path} is damaged or does not hold all of its images"
+        )
 
 
 def test_images_that_can_t_be_read_are_counted_and_named(tmp_path):
