@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -406,6 +407,26 @@ def test_runs_beside_each_other_go_on_from_their_own(tmp_path):
             trained(bit_of(), seed=seed, checkpoint=checkpoint, log=log)  # what is done already is logged at once
     assert points == 2 * list(range(1, 14))
     assert len(list(checkpoint.directory.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays: arrays.pop("variable3"),
+        lambda arrays: arrays.update(variable0=arrays["variable0"][:1]),
+        lambda arrays: arrays.update(state=str(arrays["state"]).replace('"done"', '"steps"')),
+        lambda arrays: arrays.update(state=re.sub(r'"curve": \[.*\]', '"curve": 7', str(arrays["state"]))),
+    ],
+)
+def test_checkpoint_of_another_form_is_ignored(tmp_path, run, change):
+    checkpoint = Checkpoint(tmp_path / "states", "data", seconds=0)
+    with pytest.raises(Interruption):
+        trained(bit_of(), checkpoint=checkpoint, log=interrupt(12))
+    (path,) = checkpoint.directory.glob("*/*.npz")
+    arrays = dict(np.load(path))
+    change(arrays)
+    np.savez(path, **arrays)
+    assert digest(trained(bit_of(), checkpoint=checkpoint)[0]) == digest(run[0])
 
 
 def test_an_equal_run_beside_does_no_harm(tmp_path):

@@ -80,18 +80,24 @@ class Checkpoint:
     def restore(self, fingerprint: str, variables: Sequence[tf.Variable]) -> Progress:
         """The progress of the training that has this fingerprint, with `variables` set to its values.
 
-        Without a file of that training, or if it is damaged, `variables` stay and there is no progress.
+        Without a file of that training, or if it is damaged or of another form, `variables` stay and there is no
+        progress.
         """
         try:
             arrays = read_npz(self._file(fingerprint))
             state = json.loads(str(arrays["state"]))
-            if state["run"] != fingerprint:
-                return Progress()
-        except (OSError, ValueError, KeyError):
+            values = [arrays[f"variable{index}"] for index in range(len(variables))]
+            progress = Progress(
+                state["done"], [(at, dict(found)) for at, found in state["curve"]], list(arrays["recent"])
+            )
+            fits = [value.shape for value in values] == [tuple(variable.shape) for variable in variables]
+        except (OSError, ValueError, KeyError, TypeError):
             return Progress()
-        for index, variable in enumerate(variables):
-            variable.assign(arrays[f"variable{index}"])
-        return Progress(state["done"], [tuple(point) for point in state["curve"]], list(arrays["recent"]))
+        if state["run"] != fingerprint or not fits:
+            return Progress()
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        return progress
 
     def remove(self) -> None:
         """Remove the run's folder, if there is one."""
