@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bitlite.litert import metadata
+from bitlite.workflow.environment import DEBUG_OPTION
 from bitlite.workflow.errors import InputError, missing, printable
 from bitlite.workflow.paths import RELEASE
 
@@ -14,9 +15,12 @@ MODEL = RELEASE / "model.tflite"
 
 def parser(module: str, doc: str) -> argparse.ArgumentParser:
     """The command line of `python -m module`, whose help begins with the module's docstring."""
-    return argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         f"python -m {module}", description=doc.strip(), formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    # For the help alone: `run` takes it out.
+    command.add_argument(DEBUG_OPTION, action="store_true", help="show tracebacks, and what libraries log")
+    return command
 
 
 def add_model(command: argparse.ArgumentParser) -> None:

@@ -1,6 +1,6 @@
 """Compare the variants, choose the one to ship, and put it into models/release.
 
-    python -m stages.compare
+    python -m stages.compare [unfinished]
 
 Params compare (and all others, which the report names); metrics/finetune.json, metrics/prune/, metrics/evaluate/,
 metrics/where/, metrics/benchmark/, plots/finetune/, plots/prune/, plots/convert/, plots/evaluate/, plots/benchmark/,
@@ -8,6 +8,8 @@ models/tflite/, models/finetuned/, data/dataset -> metrics/summary.json, plots/t
 report.html, models/release/ (model.tflite, labels.txt, README.md).
 
 If no variant meets the constraints it says what each of them misses, writes report.html alone, and fails.
+unfinished: of a workflow that `dvc repro --keep-going` could not finish it compares the variants that are up to date,
+and writes report.html alone.
 """
 
 from pathlib import Path
@@ -16,6 +18,7 @@ from bitlite.bit.weights import Bit
 from bitlite.images import dataset
 from bitlite.report import (
     curves,
+    finished,
     judged,
     layer_tables,
     mistakes,
@@ -36,35 +39,55 @@ from bitlite.workflow.params import load
 from bitlite.workflow.paths import FINETUNED, METRICS, PLOTS, RELEASE, TFLITE
 
 REPORT = Path("report.html")
+UNFINISHED = "unfinished"
 
 
-def main() -> None:
+def main(extent: str = "") -> None:
+    if extent not in ("", UNFINISHED):
+        raise InputError(f"python -m stages.compare {extent}: allowed is {UNFINISHED}")
     params = load()
-    names = params.variants
+    names = finished.variants(params.variants) if extent else params.variants
+    left_out = [name for name in params.variants if name not in names]
+    if params.compare.baseline in left_out:
+        raise InputError(
+            f"compare.baseline, {params.compare.baseline}, is not finished, which the others are compared with"
+        )
+    prunings = {
+        name: entry for name, entry in params.pruning.items() if any(n.partition("-")[0] == name for n in names)
+    }
     comparison = variants.Comparison(variants.read(names, METRICS), params.compare, noise.read(names, PLOTS))
     finetuned = Bit.load(FINETUNED)
-    made_from = origin.read(params, finetuned.architecture, METRICS)
+    made_from = origin.read(params, prunings, finetuned.architecture, METRICS)
     predictions = read_csv(PLOTS / "evaluate" / comparison.foremost.name / "predictions.csv")
     png = picture.tradeoff(comparison)
-    searches = steps.read(params, PLOTS)
+    searches = steps.read(names, params.quantization, PLOTS)
     html = page.report(
         comparison,
         made_from,
-        layer_tables.read(names, params.pruning, finetuned, PLOTS),
+        layer_tables.read(names, prunings, finetuned, PLOTS),
         predictions,
         mistakes.worst(predictions, dataset.examples("test")),
-        curves.read(params.pruning, PLOTS),
+        curves.read(prunings, PLOTS),
         release.published(params, made_from),
         judged.read(names, comparison.foremost.name, PLOTS),
         png,
         searches,
         picture.searched(searches) if searches else b"",
+        left_out,
     )
     if not comparison.selected:
         # It shows what is missed, which the next choice of constraints needs.
         write_bytes(REPORT, html.encode())
         print(variants.misses_table(comparison))
         raise InputError(f"no variant meets all constraints: {variants.remedy(comparison)}; {REPORT} shows them all")
+
+    if extent:
+        write_bytes(REPORT, html.encode())
+        print(variants.table(comparison))
+        print(
+            f"not finished: {listed(left_out)}" if left_out else "all variants are finished: `dvc repro` releases one"
+        )
+        return
 
     model = TFLITE / f"{comparison.selected.name}.tflite"
     recipe = release.recipe(params, made_from, comparison.selected)

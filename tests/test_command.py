@@ -1,4 +1,4 @@
-"""How a stage ends that this system does not let work: with one line."""
+"""How a stage ends that can't do its work: with a line of what is wrong, and one of how to go on."""
 
 import os
 import subprocess
@@ -52,8 +52,30 @@ def test_what_an_error_names_can_not_reach_the_console():
     assert (done.returncode, done.stderr) == (1, "a\\x1b[2J\nb\n")
 
 
-def test_other_errors_of_the_system_keep_their_traceback():
-    assert "Traceback" in ended("Path('/').rmdir()").stderr
+def test_what_is_not_the_users_fault_is_told_with_its_type():
+    done = ended("{}['a key']")
+    assert (done.returncode, done.stderr) == (1, "KeyError: 'a key' (BITLITE_DEBUG=1 shows where)\n")
+
+
+def test_a_traceback_is_shown_to_who_asks_for_it():
+    assert "Traceback" in ended("{}['a key']", BITLITE_DEBUG="1").stderr
+    assert "Traceback" not in ended("{}['a key']", BITLITE_DEBUG="0").stderr
+
+
+def test_a_stage_says_how_to_go_on_and_shows_a_traceback_if_asked(tmp_path):
+    (tmp_path / "params.yaml").write_text("seed: [\n")
+    command = [sys.executable, "-m", "stages.params"]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+
+    def stderr(*options: str) -> str:
+        done = subprocess.run([*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 1
+        return done.stderr
+
+    first, second = stderr().splitlines()
+    assert "params.yaml" in first
+    assert "`dvc repro` goes on" in second
+    assert "Traceback" in stderr("--verbose")
 
 
 def test_a_reader_that_has_enough_ends_it_without_a_word():

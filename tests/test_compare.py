@@ -829,10 +829,10 @@ def test_searches_are_read_of_the_variants_of_scheme_mixed(tmp_path):
         }
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"convert/dense-few/steps\.csv is missing: run `dvc repro`$"):
-        steps.read(params, tmp_path)
+        steps.read(params.variants, params.quantization, tmp_path)
     write_csv(tmp_path / "convert/dense-few/steps.csv", STEPS[0], STEPS)
     (tmp_path / "convert/dense-float32").mkdir()
-    assert steps.read(params, tmp_path) == {"dense-few": search(drop=0.5)}
+    assert steps.read(params.variants, params.quantization, tmp_path) == {"dense-few": search(drop=0.5)}
     assert [step.number for step in search().tried] == [0, 2, 3] and search().chosen.number == 2
 
 

@@ -8,6 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from bitlite.workflow import params
+from bitlite.workflow.command import GO_ON
 from bitlite.workflow.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -256,7 +257,7 @@ def test_each_method_is_an_entry(committed, entry):
         (CHANNELS | {"rounds": 4, "steps": 3}, "pruning.mine: steps is 3, too few for 4 rounds; 0 recovers from none"),
         (MAGNITUDE | {"rounds": 2}, "pruning.mine: unknown key 'rounds'; allowed: steps, batch_size, "),
         (MAGNITUDE | {"mixup": 1.5}, "pruning.mine.mixup is 1.5: Input should be 'auto', or Input should be less than"),
-        ({"method": "magnitude", "layers": []}, "pruning.mine.layers is []: Tuple should have at least 1 item"),
+        ({"method": "magnitude", "layers": []}, "pruning.mine.layers is []: needs at least 1 item"),
         ({"method": "units", "remove": 0}, "pruning.mine.remove is 0: Input should be greater than or equal to 1"),
         ({"method": "norm_free", "norms": "outer"}, "pruning.mine.norms is 'outer': Input should be 'all', 'inner' or"),
         ({"method": "norm_free", "norms": "auto"}, "pruning.mine: norms: auto needs target_norms, and nothing else"),
@@ -267,7 +268,12 @@ def test_each_method_is_an_entry(committed, entry):
         ({"method": "quantize", "weights": 6}, "pruning.mine.weights is 6: Input should be 8 or 4"),
         ({"method": "quantize", "activations": 16}, "pruning.mine.activations is 16: Input should be 8 or 'float'"),
         ({"method": "quantize", "layers": ["*"]}, "pruning.mine: unknown key 'layers'; allowed: steps, batch_size, "),
-        ({"method": "combine", "parts": [CHANNELS]}, "pruning.mine.parts"),
+        ({"method": "combine", "parts": [CHANNELS]}, "keep': 0.5}]: needs at least 2 items"),
+        (
+            {"method": "combine", "parts": [CHANNELS, MAGNITUDE | {"keep": 0.5}]},
+            "pruning.mine.parts.1: unknown key 'keep'; allowed: steps, batch_size, ",
+        ),
+        ({"method": "magnitude", "layers": "*"}, "pruning.mine.layers is '*': must be a list"),
         (
             {"method": "combine", "parts": [{"method": "quantize"}, MAGNITUDE]},
             "pruning.mine: only the last part can be quantize: what comes after would train weights off their grid",
@@ -383,7 +389,7 @@ def test_missing_key(committed, capsys, key):
 def test_no_entries(committed, capsys, section):
     committed[section] = {}
     write(committed)
-    assert refusal(capsys).startswith(f"params.yaml: {section}: Dictionary should have at least 1 item")
+    assert refusal(capsys).startswith(f"params.yaml: {section}: needs at least 1 item")
 
 
 def test_baseline_is_no_variant(committed, capsys):
@@ -436,15 +442,16 @@ def test_missing_file(committed, capsys):
 
 
 @pytest.mark.parametrize("command", [["stages.params"], ["stages.download", "backbone"]])
-def test_command_ends_with_one_line_before_any_work(committed, command):
+def test_command_ends_before_any_work_with_the_key_and_how_to_go_on(committed, command):
     change(committed, "finetune.steps", -1)
     write(committed)
     done = run_module(*command)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == (
-        "params.yaml: finetune.steps is -1: Input should be 'auto', or Input should be greater than or equal to 0\n"
-    )
+    assert done.stderr.splitlines() == [
+        "params.yaml: finetune.steps is -1: Input should be 'auto', or Input should be greater than or equal to 0",
+        GO_ON,
+    ]
     assert [path.name for path in Path().rglob("*")] == ["params.yaml"]
 
 

@@ -328,6 +328,33 @@ def test_a_stage_that_fails_loses_its_own_outputs_and_checkout_brings_them_back(
     assert clone.repro().ran == set()
 
 
+def test_what_does_not_hang_on_a_failed_stage_is_made_and_compared_if_asked(clone):
+    before = clone.outputs()
+    astray = PARAMS["pruning"]["channels"] | {"steps": 10, "learning_rate": 1e9}
+    clone.write_params(
+        {**PARAMS, "pruning": PARAMS["pruning"] | {"channels": astray}, "benchmark": {**PARAMS["benchmark"], "runs": 6}}
+    )
+    failed = clone.repro("--keep-going", check=False)
+    assert "`dvc repro` goes on from here" in failed.output
+    assert failed.ran == {*CHECKS, "prune@channels", *stages("benchmark", {"dense-float32", "dense-small"})}
+    # What the last run measured of the others is still there, but of another model.
+    assert (clone.directory / "metrics/evaluate/channels-small.json").exists()
+
+    told = clone.run("python", "-m", "stages.compare", "unfinished")
+    assert set(re.findall(r"^[> ] *([a-z]+-[a-z0-9]+) ", told, re.MULTILINE)) == {"dense-float32", "dense-small"}
+    assert told.splitlines()[-1] == "not finished: channels-float32, channels-small"
+    report = (clone.directory / "report.html").read_text()
+    assert "Not finished, and not compared: channels-float32, channels-small." in report
+    assert {name for name in clone.outputs() if name.startswith("models/release")} == {
+        name for name in before if name.startswith("models/release")
+    }
+    clone.write_params(PARAMS)
+    clone.run("git", "checkout", ".")
+    clone.run("dvc", "checkout", "--force")
+    assert clone.outputs() == before
+    clone.repro()
+
+
 def test_a_changed_scheme_reruns_what_hangs_on_it_and_shows_in_metrics_diff(clone):
     before = clone.json("metrics/evaluate/dense-small.json")["size_bytes"]
     clone.write_params({**PARAMS, "quantization": {**PARAMS["quantization"], "small": {"scheme": "float16"}}})

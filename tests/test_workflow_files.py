@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -226,3 +227,18 @@ def requirements(name: str) -> dict[str, set[str]]:
     for package, version in re.findall(r"^([\w-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE):
         found.setdefault(package, set()).add(version)
     return found
+
+
+def test_an_experiment_keeps_the_comments_of_params(tmp_path):
+    """`dvc exp run -S` writes the file by this function of DVC's."""
+    from dvc.utils.hydra import apply_overrides
+
+    file = tmp_path / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", file)
+    apply_overrides(file, ["pruning.channels.keep=0.25"])
+
+    def comments(path: Path) -> list[str]:
+        return [line.strip() for line in path.read_text().splitlines() if line.strip().startswith("#")]
+
+    assert comments(file) == comments(ROOT / "params.yaml")
+    assert "keep: 0.25" in file.read_text()

@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +36,11 @@ class Origin:
     revision: str
 
 
-def read(params: Params, finetuned: Architecture, directory: Path) -> Origin:
-    """The origin, with the scores from `directory`/finetune.json and /prune. Raises InputError as `metrics.read`."""
+def read(params: Params, prunings: Iterable[str], finetuned: Architecture, directory: Path) -> Origin:
+    """The origin, with the scores from `directory`/finetune.json and, of these `prunings`, /prune.
+
+    Raises InputError as `metrics.read`.
+    """
     return Origin(
         dataset=public(params.dataset.name),
         backbone=finetuned.name,
@@ -45,7 +48,7 @@ def read(params: Params, finetuned: Architecture, directory: Path) -> Origin:
         image_size=finetuned.image_size,
         labels=finetuned.labels,
         finetuned=metrics.read(directory / "finetune.json", ModelScores),
-        pruned={name: metrics.read(directory / "prune" / f"{name}.json", PrunedScores) for name in params.pruning},
+        pruned={name: metrics.read(directory / "prune" / f"{name}.json", PrunedScores) for name in prunings},
         revision=revision(),
     )
 

@@ -69,13 +69,14 @@ def report(
     picture: bytes,
     searches: Mapping[str, Search] = MappingProxyType({}),
     curve: bytes = b"",
+    left_out: Sequence[str] = (),
 ) -> str:
     """The report as one HTML page that needs nothing else.
 
     predictions: a row for each test image, class names under `actual` and `predicted`, of the foremost variant.
     mistakes: some of them that are wrong. params: all parameters that may be published. picture: the trade-off as PNG,
-    for browsers without scripts. searches, curve: of the variants of scheme mixed, and as PNG, if there are any. Raises
-    InputError as `confusion` does.
+    for browsers without scripts. searches, curve: of the variants of scheme mixed, and as PNG, if there are any.
+    left_out: variants that are not finished. Raises InputError as `confusion` does.
     """
     counts = confusion(predictions, origin.labels)
     return template("report.html.j2").render(
@@ -99,6 +100,7 @@ def report(
         advice=advice(comparison),
         caution=caution(comparison.foremost),
         unrest=unrest(comparison),
+        left_out=left_out,
         tradeoff=charts.tradeoff(comparison),
         training=charts.training(curves) if curves else None,
         script=charts.script(),

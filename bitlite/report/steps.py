@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bitlite.workflow.errors import missing
 from bitlite.workflow.files import read_csv
-from bitlite.workflow.params import Mixed, Params
+from bitlite.workflow.params import Mixed, Quantization
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class Search:
         return [step for step in self.steps if step.chosen][-1]
 
 
-def read(params: Params, plots: Path) -> dict[str, Search]:
-    """The searches of all variants of scheme mixed, by name, from the files that their stages wrote below `plots`.
+def read(variants: Iterable[str], quantizations: Mapping[str, Quantization], plots: Path) -> dict[str, Search]:
+    """The searches of those `variants` of scheme mixed, by name, from the files that their stages wrote below `plots`.
 
     Raises InputError if such a file is missing.
     """
-    chosen = {name: entry for name, entry in params.quantization.items() if isinstance(entry, Mixed)}
+    chosen = {name: entry for name, entry in quantizations.items() if isinstance(entry, Mixed)}
     found = {}
-    for variant in params.variants:
+    for variant in variants:
         if entry := chosen.get(variant.partition("-")[2]):
             path = plots / "convert" / variant / "steps.csv"
             if not path.exists():

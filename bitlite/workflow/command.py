@@ -1,43 +1,60 @@
 """The command line of a stage, or of what uses its files."""
 
-import errno
 import inspect
 import os
 import sys
 from collections.abc import Callable
 
+from bitlite.workflow.environment import DEBUG, DEBUG_OPTION, program
 from bitlite.workflow.errors import InputError, one_line, printable
 
-# What is not the code's to mend: no permission, a read-only or full disk.
-REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+GO_ON = (
+    "Once that is mended, `dvc repro` goes on from here; "
+    "`git checkout metrics plots && dvc checkout --force` brings the last results back"
+)
 
 
 def run(main: Callable[..., None]) -> None:
-    """Call a stage's `main` with the command line's arguments.
+    """Call a stage's `main` with the command line's arguments, of which --verbose is not one.
 
-    An InputError, or one of the system's REFUSALS, ends it with its text, exit code 1; what can't be printed in it is
-    escaped. So does a locale that is not of UTF-8, as names of classes and texts in files are: they would be taken for
-    others. For signals exit codes are those of shells: 128 and the signal's number.
+    What is raised ends it with its text, exit code 1, and for a stage a line on how to go on; what can't be printed is
+    escaped. An error that is not the user's is told with its type. DEBUG shows the traceback too. So does a locale
+    end it that is not of UTF-8, as names of classes and texts in files are: they would be taken for others. For signals
+    exit codes are those of shells: 128 and the signal's number.
     """
     if (encoding := sys.getfilesystemencoding()) != "utf-8":
         sys.exit(
             f"this locale makes Python take texts and file names, which are UTF-8, for {encoding}: set PYTHONUTF8=1"
         )
+    arguments = [each for each in sys.argv[1:] if each != DEBUG_OPTION]
     try:
-        inspect.signature(main).bind(*sys.argv[1:])
+        inspect.signature(main).bind(*arguments)
     except TypeError:
         sys.exit(sys.modules["__main__"].__doc__)
     try:
-        main(*sys.argv[1:])
-    except InputError as error:
-        sys.exit("\n".join(map(printable, str(error).split("\n"))))
+        main(*arguments)
     except BrokenPipeError:  # whoever reads what is printed, such as head, has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except OSError as error:
-        if error.errno not in REFUSALS:
-            raise
-        sys.exit(printable(one_line(error)))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("interrupted: `dvc repro` goes on from here" if _is_stage() else "interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if DEBUG:
+            raise
+        sys.exit("\n".join(map(printable, _told(error))))
+
+
+def _told(error: Exception) -> list[str]:
+    """The lines that say what went wrong."""
+    if isinstance(error, InputError):
+        lines = str(error).split("\n")
+    elif isinstance(error, OSError):
+        lines = [one_line(error)]
+    else:
+        lines = [f"{type(error).__name__}: {one_line(error)} (BITLITE_DEBUG=1 shows where)"]
+    return [*lines, GO_ON] if _is_stage() else lines
+
+
+def _is_stage() -> bool:
+    return program().startswith("stages.")

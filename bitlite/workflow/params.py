@@ -459,6 +459,8 @@ def _with_texts(content: Any, path: Path) -> Any:
 
 def _first_problem(error: ValidationError, content: Any) -> str:
     details = error.errors(include_url=False)
+    # A list is also too short by its items that are wrong.
+    details = [detail for detail in details if detail["type"] != "too_short"] or details
     keys = [_key(detail, content) for detail in details]
     # A value that fits none of a union's types has one entry for each of them.
     reasons = [_reason(detail) for detail, key in zip(details, keys, strict=True) if key == keys[0]]
@@ -475,6 +477,11 @@ def _reason(detail: ErrorDetails) -> str:
     if detail["type"] == "union_tag_invalid":
         context = detail["ctx"]
         return f"{context['discriminator'].strip(chr(39))} is {context['tag']!r}; allowed: {context['expected_tags']}"
+    if detail["type"] == "tuple_type":
+        return "must be a list"
+    if detail["type"] == "too_short":
+        least = detail["ctx"]["min_length"]
+        return f"needs at least {least} item{'s' if least > 1 else ''}"
     return detail["msg"].removeprefix("Value error, ")
 
 
@@ -482,7 +489,7 @@ def _key(detail: ErrorDetails, content: Any) -> str:
     """Dotted path of the faulty key: pydantic's own location also holds the types of a union that it tried."""
     path, node = [], content
     for part in detail["loc"]:
-        if isinstance(node, dict) and part in node:
+        if (isinstance(node, dict) and part in node) or (isinstance(node, list) and part in range(len(node))):
             path.append(str(part))
             node = node[part]
     if detail["type"] == "missing":
