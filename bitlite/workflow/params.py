@@ -489,7 +489,8 @@ def _key(detail: ErrorDetails, content: Any) -> str:
     """Dotted path of the faulty key: pydantic's own location also holds the types of a union that it tried."""
     path, node = [], content
     for part in detail["loc"]:
-        if (isinstance(node, dict) and part in node) or (isinstance(node, list) and part in range(len(node))):
+        held = range(len(node)) if isinstance(node, list) else node if isinstance(node, dict) else ()
+        if part in held:
             path.append(str(part))
             node = node[part]
     if detail["type"] == "missing":
