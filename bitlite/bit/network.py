@@ -15,6 +15,9 @@ from tensorflow.keras import layers
 from bitlite.bit.names import FEATURES, FINAL_NORM, HEAD, PIXELS, ROOT
 from bitlite.bit.weights import ENDS, GROUP_NORM_EPSILON, ROOT_STRIDE, STANDARDIZATION_EPSILON, Bit
 
+# What the layer of a unit's output is called, behind the unit's path.
+SUM = "/add"
+
 
 class _Conv2D(layers.Conv2D):
     """Convolution by another kernel than the one it holds."""
@@ -176,7 +179,7 @@ def build(bit: Bit, bits: Mapping[str, int] = MappingProxyType({})) -> tf.keras.
         y = conv(preactivated, unit.conv("a"))
         y = conv(norm_relu(y, unit.norm("b")), unit.conv("b"), unit.stride)
         y = conv(norm_relu(y, unit.norm("c")), unit.conv("c"))
-        x = layers.Add(name=f"{unit.path}/add")([x, y])
+        x = layers.Add(name=f"{unit.path}{SUM}")([x, y])
     x = norm_relu(x, FINAL_NORM)
     x = layer(layers.GlobalAveragePooling2D(keepdims=True, name=FEATURES), x)
     x = layer(conv_type(HEAD)(len(bit.architecture.labels), 1), x)
@@ -197,6 +200,15 @@ def split(model: tf.keras.Model) -> tuple[tf.keras.Model, tf.keras.Model]:
     """
     features = model.get_layer(FEATURES).output
     return tf.keras.Model(model.input, features), tf.keras.Model(features, model.output)
+
+
+def with_units(model: tf.keras.Model) -> tf.keras.Model:
+    """`model` with two outputs: those of its residual units [batch, height, width, channels], by path, and its own.
+
+    They share its layers.
+    """
+    units = {each.name.removesuffix(SUM): each.output for each in model.layers if each.name.endswith(SUM)}
+    return tf.keras.Model(model.input, (units, model.output))
 
 
 def set_trainable(model: tf.keras.Model, part: str) -> None:

@@ -38,10 +38,10 @@ def recover(
 ) -> Bit:
     """The BiT `pruned` after recovery, with the images, augmentation and seed of `run`, the fine-tuning.
 
-    `pruned` is what `prune` makes of the folded `finetuned`, which is also the teacher where `entry` has distillation.
-    Zeros come while training goes on. Of a combination each part is recovered before the next one prunes, and of a part
-    with rounds each cut before the next; the steps that `log` gets count on throughout. An interrupted recovery goes on
-    from `checkpoint`, whose identity tells `entry`, and gives what an unbroken one gives: channels are cut anew, by the
+    `pruned` is what `prune` makes of the folded `finetuned`, which is also the teacher where `entry` has distillation or
+    hints. Zeros come while training goes on. Of a combination each part is recovered before the next one prunes, and of a
+    part with rounds each cut before the next; the steps that `log` gets count on throughout. An interrupted recovery goes
+    on from `checkpoint`, whose identity tells `entry`, and gives what an unbroken one gives: channels are cut anew, by the
     same weights, though by another measurement if they have a target_latency. Raises WrongValue as `prune` and `fit`
     do.
     """
@@ -65,7 +65,7 @@ def _trained_on(at_once: Bit, before: Bit, part: Recovery, recipe: Recipe, train
     """`at_once`, which `part` made of `before`, trained by `recipe`; zeros come into `before` meanwhile."""
     train = partial(
         train,
-        teacher=network.build(finetuned) if recipe.distillation else None,
+        teacher=network.build(finetuned) if recipe.has_teacher else None,
         desc=f"recover by {recipe.steps} steps",
     )
     if isinstance(part, Magnitude | NM):

@@ -61,7 +61,7 @@ def fit(
 ) -> None:
     """Train the trainable weights of `model` in place, on the devices of the strategy it was built under.
 
-    `teacher` is needed if the recipe has `distillation`. `log` gets `loss`, `accuracy` (means over the batches since it
+    `teacher` is needed if the recipe `has_teacher`. `log` gets `loss`, `accuracy` (means over the batches since it
     was called last), `learning_rate`, and at times `validation_accuracy`. Equal arguments on an equal machine give
     bit-equal weights, interrupted or not; a training that is finished in `checkpoint` is not done again. Raises
     WrongValue if the devices or the recipe's `batch_split` don't divide its `batch_size`, and if the loss or the
@@ -73,7 +73,7 @@ def fit(
     tf.config.experimental.enable_op_determinism()
     fingerprint = checkpoint.fingerprint(run.recipe, run.seed, model, teacher) if checkpoint else ""
     most = RUNAWAY * max(1.0, _largest(model))
-    if not run.recipe.augments and not run.recipe.distillation and network.only_head_trained(model):
+    if not run.recipe.augments and not run.recipe.has_teacher and network.only_head_trained(model):
         model, run = _on_features(model, run)
 
     step, optimizer = training_step(model, run.recipe, teacher)

@@ -23,6 +23,7 @@ class Recipe:
     mixup: parameter of its beta distribution; 0 is none. optimizer: sgd (with momentum) or adam.
     distillation: share of the loss that follows a teacher's outputs rather than the labels, at `temperature` (Hinton et
     al., arXiv:1503.02531). The teacher sees what the student sees, mixup and all.
+    hints: weight of a further loss, by which the residual units' outputs follow the teacher's.
     batch_split: parts of a batch that a step computes one after the other; auto: as few as memory allows.
     """
 
@@ -41,7 +42,13 @@ class Recipe:
     optimizer: str = "sgd"
     distillation: float = 0.0
     temperature: float = 1.0
+    hints: float = 0.0
     batch_split: int | Auto = "auto"
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the loss needs a teacher."""
+        return self.distillation > 0 or self.hints > 0
 
     @property
     def augments(self) -> bool:
@@ -93,7 +100,7 @@ def recovery_recipe(entry: Recovery, finetuning: Recipe, *, examples: int) -> Re
         finetuning,
         **rule.stretched(steps)._asdict(),
         **entry.model_dump(
-            include={"batch_size", "learning_rate", "learning_rate_schedule", "distillation", "temperature"}
+            include={"batch_size", "learning_rate", "learning_rate_schedule", "distillation", "temperature", "hints"}
         ),
         mixup=_or(entry.mixup, finetuning.mixup),
         # Folding makes kernels some ten times larger but not gammas and betas: steps follow each weight's scale.

@@ -3,11 +3,12 @@
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
+from bitlite.bit import network
 from bitlite.training import limits
 from bitlite.training.hyperrule import MOMENTUM
 from bitlite.training.recipe import Recipe
@@ -40,7 +41,7 @@ def training_step(
 ) -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], tf.keras.optimizers.Optimizer]:
     """A function of a batch that updates `model` and gives the batch's [mean loss, accuracy]; and its optimizer.
 
-    `teacher` is needed if the recipe has `distillation`. Raises WrongValue if the devices or the recipe's `batch_split`
+    `teacher` is needed if the recipe `has_teacher`. Raises WrongValue if the devices or the recipe's `batch_split`
     don't divide its `batch_size`.
     """
     devices = model.distribute_strategy
@@ -51,20 +52,25 @@ def training_step(
         # Variables that the first step made would have it traced twice.
         optimizer.build(model.trainable_variables)
 
-    def losses_of(pixels, targets, logits):
+    student = network.with_units(model)
+    taught = network.with_units(teacher) if teacher else None
+
+    def losses_of(pixels, targets, units, logits):
         losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-        if not recipe.distillation:
+        if taught is None:
             return losses
         # On the same crops and mixtures as the student: "consistent", as Beyer et al. (arXiv:2106.05237) have it.
-        taught = teacher(pixels, training=False)  # type: ignore[misc]  # it is there where there is distillation
-        followed = distillation_losses(taught, logits, recipe.temperature)
-        return (1 - recipe.distillation) * losses + recipe.distillation * followed
+        their_units, their_logits = taught(pixels, training=False)
+        followed = distillation_losses(their_logits, logits, recipe.temperature)
+        losses = (1 - recipe.distillation) * losses + recipe.distillation * followed
+        return losses + recipe.hints * hint_losses(their_units, units) if recipe.hints else losses
 
     def gradients_of(pixels, targets):
         with tf.GradientTape() as tape:
-            logits = tf.cast(model(pixels, training=True), tf.float32)  # [batch, classes]
+            units, logits = student(pixels, training=True)
+            logits = tf.cast(logits, tf.float32)  # [batch, classes]
             # Divided by the whole batch, so that its parts add up, whatever splits it.
-            loss = tf.reduce_sum(losses_of(pixels, targets, logits)) / recipe.batch_size
+            loss = tf.reduce_sum(losses_of(pixels, targets, units, logits)) / recipe.batch_size
         hits = tf.equal(tf.argmax(logits, axis=1), tf.argmax(targets, axis=1))
         share = tf.reduce_sum(tf.cast(hits, tf.float32)) / recipe.batch_size
         return tape.gradient(loss, model.trainable_variables), tf.stack([loss, share])
@@ -127,3 +133,16 @@ def distillation_losses(teacher: tf.Tensor, student: tf.Tensor, temperature: flo
     targets = tf.nn.softmax(tf.cast(teacher, tf.float32) / temperature)
     losses = tf.nn.softmax_cross_entropy_with_logits(tf.stop_gradient(targets), student / temperature)
     return temperature**2 * losses
+
+
+def hint_losses(teacher: Mapping[str, tf.Tensor], student: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """The squared errors [batch] of the student's units by the squares of the teacher's, on average over its units.
+
+    Both are outputs [batch, height, width, channels] by the unit's path: hints, as in FitNets (arXiv:1412.6550).
+    """
+    errors = []
+    for path, outputs in student.items():
+        followed = tf.stop_gradient(tf.cast(teacher[path], tf.float32))
+        differences = tf.reduce_sum((tf.cast(outputs, tf.float32) - followed) ** 2, axis=[1, 2, 3])
+        errors.append(differences / tf.reduce_sum(followed**2, axis=[1, 2, 3]))
+    return tf.add_n(errors) / len(errors)

@@ -133,7 +133,8 @@ class Finetune(Section):
 class Recovery(Section):
     """Training after pruning; with `distillation` the fine-tuned model teaches (Hinton et al., arXiv:1503.02531).
 
-    With `distillation` 1 it alone does, as in arXiv:2106.05237 (Beyer et al.), which sets `mixup` to 1.
+    With `distillation` 1 it alone does, as in arXiv:2106.05237 (Beyer et al.), which sets `mixup` to 1. By `hints` it
+    teaches what residual units are to give, too, as in FitNets (Romero et al., arXiv:1412.6550).
     """
 
     steps: Auto | Count = "auto"
@@ -143,6 +144,7 @@ class Recovery(Section):
     mixup: Auto | Share = "auto"
     distillation: Share = 0.0
     temperature: Annotated[float, Field(ge=0.01, le=1000)] = 2.0
+    hints: Annotated[float, Field(ge=0, le=1000)] = 0.0
 
     @property
     def cuts(self) -> tuple[Self, ...]:
