@@ -23,7 +23,7 @@ from bitlite.training.checkpoint import KEPT, Checkpoint
 from bitlite.training.inference import PREDICTION_BATCH, inference, mean_loss, predict
 from bitlite.training.loop import Run, fit
 from bitlite.training.recipe import Recipe, learning_rate
-from bitlite.training.step import distillation_losses, first_host
+from bitlite.training.step import distillation_losses, first_host, hint_losses
 from bitlite.workflow.errors import InputError, WrongValue
 
 RECIPE = Recipe(
@@ -318,6 +318,35 @@ def test_teachers_weight_mixes_the_losses(teacher):
     recipe = replace(RECIPE, steps=1, distillation=0.25, temperature=3)
     _, (row,) = trained(bit_of(), recipe, teacher=teacher)
     assert row["loss"] == pytest.approx(0.75 * np.log(3) + 0.25 * 9 * np.log(3), rel=1e-5)
+
+
+def test_hints_are_relative_errors_of_each_image():
+    random = np.random.default_rng(0)
+    teacher, student = ({name: random.normal(1, 2, (5, 4, 3, 2)) for name in ("one", "two")} for _ in range(2))
+    errors = [
+        ((student[n] - teacher[n]) ** 2).sum(axis=(1, 2, 3)) / (teacher[n] ** 2).sum(axis=(1, 2, 3)) for n in student
+    ]
+    more = {**teacher, "cut": teacher["one"]}  # of a teacher, units may have been cut
+    assert hint_losses(more, student).numpy() == pytest.approx(np.mean(errors, axis=0), rel=1e-5)
+
+
+def test_hints_bring_the_units_closer_to_the_teachers(run, teacher):
+    images = images_of(36).pixels[:].astype(np.float32)
+
+    def error(weights: dict[str, np.ndarray]) -> float:
+        (units, _), (hints, _) = (
+            network.with_units(model)(images) for model in (network.build(bit_of().with_weights(weights)), teacher)
+        )
+        return float(np.mean(hint_losses(hints, units)))
+
+    plain, hinted = (
+        error(trained(bit_of(seed=7), replace(RECIPE, hints=hints), teacher=teacher)[0]) for hints in (0.0, 5.0)
+    )
+    assert hinted < plain / 2
+    weights, _ = trained(
+        bit_of().with_weights(run[0]), replace(RECIPE, steps=3, warmup=0, distillation=1, hints=5.0), teacher=teacher
+    )
+    assert max(np.abs(weights[name] - value).max() for name, value in run[0].items()) < 1e-6
 
 
 def test_head_alone_follows_a_teacher(run, teacher):

@@ -38,12 +38,12 @@ def recover(
 ) -> Bit:
     """The BiT `pruned` after recovery, with the images, augmentation and seed of `run`, the fine-tuning.
 
-    `pruned` is what `prune` makes of the folded `finetuned`, which is also the teacher where `entry` has distillation or
-    hints. Zeros come while training goes on. Of a combination each part is recovered before the next one prunes, and of a
-    part with rounds each cut before the next; the steps that `log` gets count on throughout. An interrupted recovery goes
-    on from `checkpoint`, whose identity tells `entry`, and gives what an unbroken one gives: channels are cut anew, by the
-    same weights, though by another measurement if they have a target_latency. Raises WrongValue as `prune` and `fit`
-    do.
+    `pruned` is what `prune` makes of the folded `finetuned`, which is also the teacher where `entry` has distillation
+    or hints. Zeros come while training goes on. Of a combination each part is recovered before the next one prunes, and
+    of a part with rounds each cut before the next; the steps that `log` gets count on throughout. An interrupted
+    recovery goes on from `checkpoint`, whose identity tells `entry`, and gives what an unbroken one gives: channels are
+    cut anew, by the same weights, though by another measurement if they have a target_latency. Raises WrongValue as
+    `prune` and `fit` do.
     """
     bit = finetuned.folded()
     sample, done = partial(sampled, run, bit), 0
