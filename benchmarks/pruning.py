@@ -14,8 +14,9 @@ distillation: recovery with the fine-tuned model as teacher against plain traini
 norm_free: what norm_free loses against the dense model, all norms and the inner ones, on SEEDS (2) seeds.
 quantize: accuracy of quantized files and the share of test images that they answer as the fine-tuned model does,
 without the method quantize and with it, at once and trained, on SEEDS (1) seeds.
-curve: points lost against EPOCHS (2 5 10 20) of recovery by the teacher alone, on 2 seeds. It may take hours, and goes
-on after an interruption: finished runs are in models/.curve, and a started one has its checkpoint there.
+curve: points lost against EPOCHS (2 5 10 20) of recovery by the teacher alone, by its units too, on 2 seeds. It may
+take hours, and goes on after an interruption: finished runs are in models/.curve, and a started one has its checkpoint
+there.
 r50x1: seconds and memory that pruning a BiT-R50x1 of random weights at 224 px takes, and whether it converts in each
 scheme.
 """
@@ -83,7 +84,7 @@ NORM_FREE = {"method": "norm_free", "batch_size": 64, "distillation": 0.9, "temp
 QUANTIZE = {"method": "quantize", "batch_size": 128, "mixup": 0.0}
 INT4 = {"weights": 4, "activations": "float", "learning_rate": 0.001}
 KEEP, MAGNITUDE = Channels(keep=0.5, **FAST), Magnitude(method="magnitude", sparsity=0.8)
-ALONE = {"distillation": 1.0, "temperature": 2.0, "batch_size": 128}
+ALONE = {"distillation": 1.0, "temperature": 2.0, "hints": 40.0, "batch_size": 128}
 CURVES = {
     "keep 0.5": KEEP.model_copy(update={**ALONE, "learning_rate": 0.03}),
     "target_macs 0.25": Channels(method="channels", target_macs=0.25, learning_rate=0.03, **ALONE),
