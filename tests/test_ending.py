@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bitlite.workflow.ending import INTERRUPTED
+
 PROJECT = Path(__file__).parents[1]
 # Runs a stage as DVC does.
 DVC = """
@@ -82,12 +84,12 @@ def test_a_stage_ends_soon_after_its_dvc(tmp_path, command, end):
     assert (tmp_path / "cleaned").exists()
     said = dvc.communicate()[1].splitlines()
     assert said[0] == "dvc has ended, and so does the stage that it ran"
-    assert said[1:] == ([] if "deaf" in command else ["interrupted"])
+    assert said[1:] == ([] if "deaf" in command else [INTERRUPTED])
 
 
 @pytest.mark.parametrize("stage", [IMPORTING, STAGE], ids=["while it imports", "later"])
 def test_ctrl_c_ends_a_stage_with_one_line(tmp_path, stage):
     process, _ = started(tmp_path, stage, "-m", "stages.wait")
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=5)[1] == "interrupted\n"
+    assert process.communicate(timeout=5)[1] == f"{INTERRUPTED}\n"
     assert process.returncode == 130

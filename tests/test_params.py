@@ -275,7 +275,7 @@ def test_each_method_is_an_entry(committed, entry):
         ({"method": "quantize", "weights": 6}, "pruning.mine.weights is 6: Input should be 8 or 4"),
         ({"method": "quantize", "activations": 16}, "pruning.mine.activations is 16: Input should be 8 or 'float'"),
         ({"method": "quantize", "layers": ["*"]}, "pruning.mine: unknown key 'layers'; allowed: steps, batch_size, "),
-        ({"method": "combine", "parts": [CHANNELS]}, "keep': 0.5}]: needs at least 2 items"),
+        ({"method": "combine", "parts": [CHANNELS]}, "]: needs at least 2 items"),
         (
             {"method": "combine", "parts": [CHANNELS, MAGNITUDE | {"keep": 0.5}]},
             "pruning.mine.parts.1: unknown key 'keep'; allowed: steps, batch_size, ",

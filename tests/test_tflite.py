@@ -261,9 +261,9 @@ def test_a_fresh_model_gives_logits_too(scheme, tmp_path):
 
 
 def test_classifier_runs_on_threads(files, monkeypatch):
-    asked, interpreter = [], runtime.Interpreter
+    asked = []
     monkeypatch.setattr(
-        runtime, "Interpreter", lambda path, num_threads: asked.append(num_threads) or interpreter(path)
+        "bitlite.litert.signature.Interpreter", lambda path, num_threads: asked.append(num_threads) or Interpreter(path)
     )
     images = photos(3)
     one, two = (runtime.Classifier(files["float32"], threads).logits(images) for threads in (1, 2))

@@ -207,7 +207,9 @@ def with_units(model: tf.keras.Model) -> tf.keras.Model:
 
     They share its layers.
     """
-    units = {each.name.removesuffix(SUM): each.output for each in model.layers if each.name.endswith(SUM)}
+    # Layers that a copy shares with another model have an output in each, and in the copy the last.
+    sums = [each for each in model.layers if each.name.endswith(SUM)]
+    units = {each.name.removesuffix(SUM): each.get_output_at(-1) for each in sums}
     return tf.keras.Model(model.input, (units, model.output))
 
 
