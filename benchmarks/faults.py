@@ -259,7 +259,7 @@ def interrupts(clone: Unbroken) -> bool:
             lines = [line for line in said.splitlines() if not DVC.match(line) and "|" not in line]
             over = "failed to reproduce" not in said
             # None, if DVC was at work itself, which says so.
-            good = seconds < SECONDS_TO_END and "Traceback" not in said and lines in ([], [INTERRUPTED])
+            good = seconds < SECONDS_TO_END and "Traceback" not in said and lines[-1:] in ([], [INTERRUPTED])
             told_of = ["over by then"] * over + clone.helped()
             outcome = f"{seconds:.1f} s, {len(left)} processes left, {lines} {', '.join(told_of)}".rstrip()
             yield f"{stage}, after {moment:.1f} s", outcome, (good or over) and not left
