@@ -50,7 +50,7 @@ def main(extent: str = "") -> None:
     names = finished.variants(params.variants) if extent else params.variants
     left_out = [name for name in params.variants if name not in names]
     if params.compare.baseline in left_out:
-        raise InputError(f"compare.baseline is {params.compare.baseline}, which is not finished")
+        raise InputError(f"compare.baseline is {params.compare.baseline}, which is not finished: run `dvc repro`")
     made_by = {name.partition("-")[0] for name in names}
     prunings = {name: entry for name, entry in params.pruning.items() if name in made_by}
     comparison = variants.Comparison(variants.read(names, METRICS), params.compare, noise.read(names, PLOTS))

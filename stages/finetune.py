@@ -41,7 +41,7 @@ def main() -> None:
         with under("finetune"):
             return fit(model, run, desc="finetune")
     # Hosts would have to agree on the checkpoint that they go on from.
-    identity = repr((dataset.digest(), params.backbone, params.finetune, params.seed))
+    identity = repr((dataset.digest(), params.backbone, params.finetune.deciding, params.seed))
     with (
         nullcontext() if many_hosts else Checkpoint(interrupted(), identity) as checkpoint,
         whole(PLOTS / "finetune") as plots,

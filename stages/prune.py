@@ -36,7 +36,7 @@ def main(name: str) -> None:
     from bitlite.pruning.recovery import prune_and_recover
     from bitlite.training.checkpoint import Checkpoint
 
-    identity = repr((dataset.digest(), params.backbone, params.finetune, params.seed, pruning))
+    identity = repr((dataset.digest(), params.backbone, params.finetune.deciding, params.seed, pruning))
     with Checkpoint(interrupted(), identity) as checkpoint, whole(PLOTS / "prune" / name) as plots:
         with under(f"pruning.{name}"):
             bit, scores = prune_and_recover(finetuned, pruning, params, plots, checkpoint)

@@ -181,8 +181,6 @@ def change_weights(change):
 
 
 DAMAGES = {
-    "no architecture": lambda d: (d / "architecture.json").unlink(),
-    "no weights": lambda d: (d / "weights.npz").unlink(),
     "no JSON": lambda d: (d / "architecture.json").write_text("{"),
     "a list": lambda d: (d / "architecture.json").write_text("[]"),
     "no text": lambda d: (d / "architecture.json").write_bytes(b"\xff"),
@@ -253,9 +251,12 @@ def test_what_is_not_finite_is_not_saved(tmp_path, value):
     assert_equal(Bit.load(tmp_path / "bit"), small())
 
 
-def test_missing_directory_is_named(tmp_path):
-    with pytest.raises(InputError, match="nowhere holds no BiT"):
-        Bit.load(tmp_path / "nowhere")
+@pytest.mark.parametrize("file", ["architecture.json", "weights.npz"])
+def test_missing_file_is_named(tmp_path, file):
+    small().save(tmp_path)
+    (tmp_path / file).unlink()
+    with pytest.raises(InputError, match=rf"{tmp_path / file} is missing: run `dvc repro`"):
+        Bit.load(tmp_path)
 
 
 # Changes

@@ -302,7 +302,7 @@ def test_without_an_image_or_a_model_there_is_one_line(files, bit, tmp_path):
         ("-", "--model", tmp_path / "gone"): f"{tmp_path}/gone: No such file or directory",
         ("-", "--model", tmp_path): f"{tmp_path}: Is a directory",
         ("-", "--model", tmp_path / "text"): f"{tmp_path}/text is no .tflite file",
-        ("-", "--model", tmp_path / "cut"): f"{tmp_path}/cut is no .tflite file that LiteRT can run: ",
+        ("-", "--model", tmp_path / "cut"): f"{tmp_path}/cut is no .tflite file that LiteRT can run (",
         ("-", "--model", tmp_path / "bare"): f"{tmp_path}/bare has no TFLite metadata, which says ",
     }.items():
         done = run(*arguments)

@@ -11,7 +11,7 @@ from bitlite.backbones.reading import SOURCES, discard, read, readable
 from bitlite.bit.names import HEAD, ROOT, units
 from bitlite.bit.shapes import BIT_TINY, FILTERS, Shape, misfits, published
 from bitlite.bit.weights import Architecture, Bit, untrained
-from bitlite.workflow.errors import InputError
+from bitlite.workflow.errors import InputError, WrongValue
 from bitlite.workflow.params import Backbone
 from bitlite.workflow.paths import last_name
 
@@ -43,6 +43,8 @@ def fetch(params: Backbone) -> Bit:
     weights = read(source)
     try:
         return _from_weights(name, source, weights)
+    except WrongValue:  # the weights are sound
+        raise
     except InputError:
         discard(source)
         raise
@@ -89,10 +91,10 @@ def _public(name: str) -> str:
 
 
 def _check_name(name: str, source: str, shape: Shape) -> None:
-    """Raises InputError if the published model of this name has other units or filters."""
+    """Raises WrongValue if the published model of this name has other units or filters."""
     meant = published(name.split("-")[2])
     if (shape.units, shape.filters) != (meant.units, meant.filters):
-        raise InputError(
+        raise WrongValue(
             f"backbone.name is {name!r}, which has {_described(meant)}, but the weights {source} have "
             f"{_described(shape)}: correct one of them, or choose a name of your own"
         )

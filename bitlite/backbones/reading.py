@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shutil
 import tarfile
 import tempfile
 import time
@@ -47,7 +48,8 @@ def read(source: str) -> dict[str, np.ndarray]:
     except InputError:
         raise
     except (OSError, ValueError) as error:
-        if _is_address(source) and changed < began:
+        # A copy that is damaged was removed; one that this machine can't read now is as good as before.
+        if isinstance(error, ValueError) and _is_address(source) and changed < began:
             tell(f"the copy of {source} that was kept is damaged: it is fetched again")
             return read(source)
         raise InputError(f"backbone weights {source} can't be read: {one_line(error)}") from error
@@ -91,8 +93,9 @@ def _read_archive(path: Path) -> dict[str, np.ndarray]:
     """The variables of the SavedModel in a .tar.gz, wherever in it. Raises ValueError if there is not just one."""
     with tempfile.TemporaryDirectory() as directory:
         try:
+            _check_room(path)
             with tarfile.open(path, "r:gz") as archive:
-                _unpack(archive, Path(directory), UNPACKED * path.stat().st_size)
+                _unpack(archive, Path(directory))
         except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, KeyError) as error:
             raise ValueError(f"no .tar.gz file, or a damaged one: {error}") from error
         models = list(Path(directory).rglob("saved_model.pb"))
@@ -101,10 +104,18 @@ def _read_archive(path: Path) -> dict[str, np.ndarray]:
         return _read_saved_model(models[0].parent)
 
 
-def _unpack(archive: tarfile.TarFile, directory: Path, room: int) -> None:
-    """Write the archive's files, and nothing but files.
+def _check_room(path: Path) -> None:
+    """Raise ValueError if a .gz file unpacks to more than UNPACKED times its size, whatever it holds."""
+    room = UNPACKED * path.stat().st_size
+    with gzip.open(path) as content:
+        while chunk := content.read(2**20):
+            room -= len(chunk)
+            if room < 0:
+                raise ValueError(f"it unpacks to more than {UNPACKED} times its own size")
 
-    Raises ValueError if one lies outside of `directory`, or if they have more than `room` bytes.
+
+def _unpack(archive: tarfile.TarFile, directory: Path) -> None:
+    """Write the archive's files, and nothing but files. Raises ValueError if one lies outside of `directory`.
 
     The standard library's way, extractall(filter="data"), came with Python 3.11.4; Debian has 3.11.2.
     """
@@ -115,11 +126,7 @@ def _unpack(archive: tarfile.TarFile, directory: Path, room: int) -> None:
         if content := archive.extractfile(member):  # a link is what it leads to, in the archive
             place.parent.mkdir(parents=True, exist_ok=True)
             with content, place.open("wb") as file:
-                while chunk := content.read(2**20):
-                    room -= len(chunk)
-                    if room < 0:
-                        raise ValueError(f"its files take more than {UNPACKED} times its own size")
-                    file.write(chunk)
+                shutil.copyfileobj(content, file)
 
 
 def _read_saved_model(directory: Path) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from bitlite.bit.names import FINAL_NORM, HEAD, ROOT, Unit, inner_norm, units
 from bitlite.bit.shapes import Shape, misfits
-from bitlite.workflow.errors import InputError, WrongValue, one_line
+from bitlite.workflow.errors import InputError, WrongValue, missing, one_line
 from bitlite.workflow.files import read_npz, whole, write_json
 
 ROOT_STRIDE = 2
@@ -101,6 +101,8 @@ class Bit:
             bit = cls(TypeAdapter(Architecture).validate_json(content), read_npz(directory / "weights.npz"))
             if faults := bit._faults():
                 raise ValueError(faults[0])
+        except FileNotFoundError as error:
+            raise missing(Path(error.filename)) from error
         except (OSError, ValueError) as error:
             told = _first(error) if isinstance(error, ValidationError) else one_line(error)
             raise InputError(

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from bitlite.workflow.errors import damaged, missing, one_line
+from bitlite.workflow.errors import InputError, damaged, missing, one_line
+from bitlite.workflow.paths import TFLITE
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ def interpreter_of(path: Path, threads: int | None = None) -> Interpreter:
     try:
         return Interpreter(str(path), num_threads=threads)
     except (ValueError, RuntimeError) as error:  # LiteRT checks a file's structure before anything is read of it
-        raise damaged(path, f"is no .tflite file that LiteRT can run ({one_line(error)})") from error
+        how = f"is no .tflite file that LiteRT can run ({one_line(error)})"
+        raise damaged(path, how) if path.parent == TFLITE else InputError(f"{path} {how}") from error
 
 
 def signature(path: Path) -> tuple[Tensor, ...]:

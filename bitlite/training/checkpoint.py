@@ -91,7 +91,7 @@ class Checkpoint:
                 state["done"], [(at, dict(found)) for at, found in state["curve"]], list(arrays["recent"])
             )
             fits = [value.shape for value in values] == [tuple(variable.shape) for variable in variables]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return Progress()
         if state["run"] != fingerprint or not fits:
             return Progress()

@@ -144,5 +144,5 @@ def hint_losses(teacher: Mapping[str, tf.Tensor], student: Mapping[str, tf.Tenso
     for path, outputs in student.items():
         followed = tf.stop_gradient(tf.cast(teacher[path], tf.float32))
         differences = tf.reduce_sum((tf.cast(outputs, tf.float32) - followed) ** 2, axis=[1, 2, 3])
-        errors.append(differences / tf.reduce_sum(followed**2, axis=[1, 2, 3]))
+        errors.append(tf.math.divide_no_nan(differences, tf.reduce_sum(followed**2, axis=[1, 2, 3])))
     return tf.add_n(errors) / len(errors)

@@ -9,19 +9,16 @@ from bitlite.workflow.ending import INTERRUPTED, main_begins
 from bitlite.workflow.environment import DEBUG, DEBUG_OPTION, program
 from bitlite.workflow.errors import InputError, one_line, printable
 
-GO_ON = (
-    "Once that is mended, `dvc repro` goes on from here; "
-    "`git checkout metrics plots && dvc checkout --force` brings the last results back"
-)
+GO_ON = "Once that is mended, `dvc repro` goes on from here"
 
 
 def run(main: Callable[..., None]) -> None:
     """Call a stage's `main` with the command line's arguments, of which --verbose is not one.
 
-    What is raised ends it with its text, exit code 1, and for a stage a line on how to go on; what can't be printed is
-    escaped. An error that is not the user's is told with its type. DEBUG shows the traceback too. So does a locale
-    end it that is not of UTF-8, as names of classes and texts in files are: they would be taken for others. For signals
-    exit codes are those of shells: 128 and the signal's number.
+    An error ends it with exit code 1 and its text, that of one that is not the user's with its type, and for a stage
+    with a line on how to go on; what can't be printed is escaped. DEBUG shows the traceback instead. A locale that is
+    not of UTF-8 ends it too, as names of classes and texts in files would be taken for others. For signals exit codes
+    are those of shells: 128 and the signal's number.
     """
     if (encoding := sys.getfilesystemencoding()) != "utf-8":
         sys.exit(
@@ -32,8 +29,8 @@ def run(main: Callable[..., None]) -> None:
         inspect.signature(main).bind(*arguments)
     except TypeError:
         sys.exit(sys.modules["__main__"].__doc__)
-    main_begins()
     try:
+        main_begins()
         main(*arguments)
     except BrokenPipeError:  # whoever reads what is printed, such as head, has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -37,18 +37,19 @@ def end_with_dvc() -> None:
     A DVC that is killed alone leaves its stage running, which would write over what a later run makes.
     """
     if "DVC_STAGE" in os.environ:
-        threading.Thread(target=_watch, daemon=True).start()
+        threading.Thread(target=_watch, args=[os.getppid()], daemon=True).start()
 
 
-def _watch() -> None:
+def _watch(starter: int) -> None:
     import psutil  # only once Ctrl-C ends this process with a line: importing takes time
 
     with suppress(psutil.NoSuchProcess):
         # DVC starts a stage by a shell of the user's, which may or may not have become this process.
-        parent, *above = psutil.Process().parents()
+        parent = psutil.Process(starter)
+        above = parent.parents()
         shell = Path(os.environ.get("SHELL") or "/bin/sh").name
         dvc = above[0] if parent.name() == shell and above else parent
-        while dvc.status() != psutil.STATUS_ZOMBIE and dvc.is_running():
+        while os.getppid() == starter and dvc.status() != psutil.STATUS_ZOMBIE and dvc.is_running():
             time.sleep(LOOK)
     with suppress(OSError):  # nobody may be left to read it
         print("dvc has ended, and so does the stage that it ran", file=sys.stderr)

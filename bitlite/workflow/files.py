@@ -21,6 +21,9 @@ from bitlite.workflow.errors import damaged, missing, one_line
 # less. A bomb of a few megabytes would take all memory.
 UNPACKED = 20
 
+# No room on the disk, for this user or in this file.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -39,6 +42,10 @@ def whole(path: Path) -> Iterator[Path]:
             if path.is_dir():  # which os.replace does not replace
                 _put_away(path, _replaced(path, scratch))
             os.replace(scratch / path.name, path)
+        except OSError as error:
+            if error.errno in FULL:  # which writing tells without a name
+                error.filename = error.filename or str(path)
+            raise
         finally:
             _clear(scratch, path)
 
@@ -106,6 +113,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             return dict(_arrays(file))
         except OSError:
             raise
+        except MemoryError as error:  # which says nothing of the file
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), str(path)) from error
         except Exception as error:  # zipfile, NumPy and Python's parser of a header each stumble in ways of their own
             raise ValueError(f"no .npz file, or a damaged one: {one_line(error)}") from error
 

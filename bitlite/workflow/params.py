@@ -11,6 +11,7 @@ from PIL import ImageColor
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from bitlite.workflow.errors import InputError, one_line
 
@@ -19,6 +20,7 @@ BRIEF = Repr()
 BRIEF.maxstring = BRIEF.maxother = BRIEF.maxlong = 200
 BRIEF.maxlevel = 3
 
+Threads = Annotated[int, Field(ge=1, le=256)]
 Auto = Literal["auto"]
 Share = Annotated[float, Field(ge=0, le=1)]
 # 0 < share < 1
@@ -120,8 +122,13 @@ class Finetune(Section):
     batch_split: Auto | Positive = "auto"
     precision: Literal["float32", "mixed"] = "float32"
     devices: Literal["one", "all", "all_hosts"] = "one"
-    threads: Auto | Positive = 2
+    threads: Auto | Threads = 2
     cache_mb: Count = 1000
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """What decides what training comes to: all but the memory for images."""
+        return self.model_dump(exclude={"cache_mb"})
 
     @model_validator(mode="after")
     def _crops_from_resized(self):
@@ -384,7 +391,7 @@ class Where(Section):
 
 
 class Benchmark(Section):
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    threads: Threads = 1
     warmup_runs: Annotated[int, Field(ge=0, le=10**6)] = 20
     runs: Annotated[int, Field(ge=1, le=10**6)] = 400
 
@@ -459,8 +466,12 @@ def load(path: Path = Path("params.yaml")) -> Params:
         raise InputError(f"{path} cannot be read: it is no file")
     try:
         content = _parsed(path, "safe")
-    except Exception as error:  # ruamel stumbles over values that are not of their tag, and over deep nesting
+    except (OSError, UnicodeError, YAMLError) as error:
         raise InputError(f"{path} cannot be read: {one_line(error)}") from error
+    except Exception as error:
+        raise InputError(f"{path} cannot be read: a value is not of its tag, or nested too deep") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no keys, such as dataset and backbone")
     try:
         return Params.model_validate(_with_texts(content, path))
     except ValidationError as error:
