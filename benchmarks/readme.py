@@ -1,8 +1,8 @@
 """Bring README.md up to date: run its commands in a clean clone, and write its tables anew.
 
-    python -m benchmarks.readme
+    python -m benchmarks.readme [tables]
 
-Every `$` line of a ```console block is run, in order, and what it prints replaces what stands below it. The clone is of
+tables: leave the commands out. Every `$` line of a ```console block is run, in order, and what it prints replaces what stands below it. The clone is of
 the last commit, with the outputs of its `dvc repro`.
 """
 
@@ -32,8 +32,12 @@ README = PROJECT / "README.md"
 NOISE = re.compile(r"WARNING: No file hash")
 
 
-def main() -> None:
-    text = README.read_text()
+def main(what: str = "") -> None:
+    text = with_tables(README.read_text())
+    README.write_text(text if what == "tables" else with_transcripts(text))
+
+
+def with_tables(text: str) -> str:
     measured = [json.loads(path.read_text()) for path in (PROJECT / "metrics/benchmark").iterdir()]
     machines = sorted({f"{each['cpu']}, threads: {each['threads']}" for each in measured})
     text = between(text, "results", results(PROJECT / "plots/tradeoff.csv", machines))
@@ -43,17 +47,19 @@ def main() -> None:
     text = between(text, "where", where(comparison, "dense"))
     text = between(text, "stages", stages(PROJECT / "dvc.yaml"))
     text = between(text, "schemes", schemes())
-    text = between(text, "rooms", rooms(PROJECT / "bitlite"))
+    return between(text, "rooms", rooms(PROJECT / "bitlite"))
+
+
+def with_transcripts(text: str) -> str:
     clone = Path(tempfile.mkdtemp()) / "clone"
     try:
         subprocess.run(["git", "clone", "--quiet", PROJECT, clone], check=True)
         # What `dvc repro` has made already is in the cache.
         shutil.copytree(PROJECT / ".dvc/cache", clone / ".dvc/cache")
         run("dvc checkout --quiet", clone)
-        text = re.sub(r"(?<=```console\n).*?(?=```)", lambda block: transcript(block[0], clone), text, flags=re.DOTALL)
+        return re.sub(r"(?<=```console\n).*?(?=```)", lambda block: transcript(block[0], clone), text, flags=re.DOTALL)
     finally:
         shutil.rmtree(clone.parent)
-    README.write_text(text)
 
 
 def between(text: str, name: str, content: str) -> str:
@@ -157,4 +163,4 @@ def run(command: str, clone: Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
