@@ -2,8 +2,8 @@
 
     python -m benchmarks.readme [tables]
 
-tables: leave the commands out. Every `$` line of a ```console block is run, in order, and what it prints replaces what stands below it. The clone is of
-the last commit, with the outputs of its `dvc repro`.
+tables: leave the commands out. Else every `$` line of a ```console block is run, in order, and what it prints replaces
+what stands below it. The clone is of the last commit, with the outputs of its `dvc repro`.
 """
 
 import ast
