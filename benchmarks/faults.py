@@ -258,11 +258,12 @@ def interrupts(clone: Unbroken) -> bool:
             seconds = time.monotonic() - since
             lines = [line for line in said.splitlines() if not DVC.match(line) and "|" not in line]
             over = "failed to reproduce" not in said
-            # None, if DVC was at work itself, which says so.
-            good = seconds < SECONDS_TO_END and "Traceback" not in said and lines[-1:] in ([], [INTERRUPTED])
+            quick = seconds < SECONDS_TO_END and "Traceback" not in said
+            # DVC tells of itself, where it was at work and not the stage.
+            told_once = lines[-1:] == [INTERRUPTED] or (not lines and "interrupted by the user" in said)
             told_of = ["over by then"] * over + clone.helped()
             outcome = f"{seconds:.1f} s, {len(left)} processes left, {lines} {', '.join(told_of)}".rstrip()
-            yield f"{stage}, after {moment:.1f} s", outcome, (good or over) and not left
+            yield f"{stage}, after {moment:.1f} s", outcome, quick and (over or told_once) and not left
         status, said = clone.try_to("dvc", "repro")
         wrong = said[-500:] if status else clone.wrong()
         yield "dvc repro after all of them", wrong or "right", not wrong

@@ -23,7 +23,7 @@ from bitlite.bit import names
 from bitlite.bit.shapes import Shape
 from bitlite.bit.weights import Bit, untrained
 from bitlite.images import dataset
-from bitlite.litert import runtime
+from bitlite.litert import latency, runtime
 from bitlite.training import loop
 from bitlite.training.curves import logged
 from bitlite.training.recipe import finetuning_recipe_on_dataset
@@ -50,7 +50,7 @@ quantization:
   dynamic: {scheme: dynamic}
   int8: {scheme: int8, calibration_images: 12}
 where: {images: 2}
-benchmark: {threads: 2, warmup_runs: 1, runs: 20}
+benchmark: {threads: 2, warmup_runs: 1, runs: 400}
 """
 LABELS = ("red", "green", "blue", "yellow", "violet", "cyan")
 COLOURS = 70 + 110 * np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
@@ -317,10 +317,10 @@ def test_benchmark():
         "runs", "peak_memory_mb", "delegated", "threads", "cpu",
     }  # fmt: skip
     assert 0 < values["latency_ms_p50"] <= values["latency_ms_p90"] <= values["latency_ms_p99"]
-    assert values["runs"] == 20 and min(values["load_ms"], values["first_inference_ms"]) > 0
+    assert latency.LEAST_TURNS * latency.TURN <= values["runs"] <= 400
+    assert min(values["load_ms"], values["first_inference_ms"]) > 0
     # It is the baseline itself.
-    # Both are of the same file; the machine may do more besides.
-    assert 0.1 < values["latency_ms_p50"] / values["baseline_ms_p50"] < 10
+    assert 0.5 < values["latency_ms_p50"] / values["baseline_ms_p50"] < 2
     assert values["peak_memory_mb"] > 0 and values["threads"] == 2 and isinstance(values["cpu"], str) and values["cpu"]
     rows = read_csv(Path("plots/benchmark/dense-float32/layers.csv"))
     assert values["delegated"] == 1 and {row["delegate"] for row in rows} == {"xnnpack"}

@@ -550,7 +550,7 @@ def test_two_hosts_train_as_one_does(tmp_path, run):
     paths = [tmp_path / f"{index}.npz" for index in range(2)]
     processes = [
         elsewhere(
-            f"from bitlite.training.step import strategy;t.train_under(strategy('all_hosts'), {str(path)!r})",
+            f"from bitlite.training.step import strategy;t.train_under(strategy('all_hosts', 2), {str(path)!r})",
             TF_CONFIG=json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}),
         )
         for index, path in enumerate(paths)

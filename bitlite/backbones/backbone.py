@@ -9,7 +9,7 @@ import numpy as np
 
 from bitlite.backbones.reading import SOURCES, discard, read, readable
 from bitlite.bit.names import HEAD, ROOT, units
-from bitlite.bit.shapes import BIT_TINY, FILTERS, Shape, misfits, published
+from bitlite.bit.shapes import BIT_TINY, FILTERS, Shape, misfit, published
 from bitlite.bit.weights import Architecture, Bit, untrained
 from bitlite.workflow.errors import InputError, WrongValue
 from bitlite.workflow.params import Backbone
@@ -65,8 +65,8 @@ def _from_weights(name: str, source: str, weights: dict[str, np.ndarray]) -> Bit
         _check_name(name, source, shape)
     if shape.filters % shape.groups:
         raise InputError(f"backbone weights {source}: {shape.filters} filters don't fill {shape.groups} groups")
-    if faults := misfits({key: value.shape for key, value in weights.items()}, shape.weights):
-        raise InputError(f"backbone weights {source}: {faults[0]}")
+    if fault := misfit({key: value.shape for key, value in weights.items()}, shape.weights):
+        raise InputError(f"backbone weights {source}: {fault}")
     architecture = Architecture(_public(name), shape.groups, shape.pool, standardized=True, image_size=shape.image_size)
     return Bit(architecture, weights)
 

@@ -52,14 +52,14 @@ class Shape:
         return found
 
 
-def misfits(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """How weights of the shapes `found`, by name, differ from the expected: how many in each way, and the first."""
+def misfit(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> str:
+    """How weights of the shapes `found`, by name, differ from the expected: how many, and the first; "" if none."""
     ways = {
         "missing": expected.keys() - found.keys(),
         "not BiT's": found.keys() - expected.keys(),
         "misshapen": {name for name in found.keys() & expected.keys() if found[name] != expected[name]},
     }
-    return [f"{len(names)} are {way}: {min(names)}" for way, names in ways.items() if names]
+    return next((f"{len(names)} are {way}: {min(names)}" for way, names in ways.items() if names), "")
 
 
 DEPTHS = {"r50": (3, 4, 6, 3), "r101": (3, 4, 23, 3), "r152": (3, 8, 36, 3)}

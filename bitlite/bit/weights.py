@@ -8,15 +8,16 @@ import dataclasses
 import math
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from bitlite.bit.names import FINAL_NORM, HEAD, ROOT, Unit, inner_norm, units
-from bitlite.bit.shapes import Shape, misfits
-from bitlite.workflow.errors import InputError, WrongValue, missing, one_line
+from bitlite.bit.shapes import Shape, misfit
+from bitlite.workflow.errors import InputError, WrongValue, damaged, missing, one_line
 from bitlite.workflow.files import read_npz, whole, write_json
+from bitlite.workflow.params import Positive, PositiveFloat
 
 ROOT_STRIDE = 2
 # Qiao et al., "Weight Standardization", arXiv:1903.10520; the constant is from BiT's own code.
@@ -27,8 +28,6 @@ GROUP_NORM_EPSILON = 1e-5
 # What a range is made of, each a weight [] of this name.
 ENDS = ("least", "largest")
 RANGES = tuple(f"/range/{end}" for end in ENDS)
-
-Positive = Annotated[int, Field(ge=1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +52,7 @@ class Architecture:
     standardized: bool
     image_size: tuple[Positive, Positive]
     labels: tuple[str, ...] = ()
-    frozen_norms: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = dataclasses.field(
-        default_factory=dict
-    )
+    frozen_norms: dict[str, PositiveFloat] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,15 +96,13 @@ class Bit:
         try:
             content = (directory / "architecture.json").read_bytes()
             bit = cls(TypeAdapter(Architecture).validate_json(content), read_npz(directory / "weights.npz"))
-            if faults := bit._faults():
-                raise ValueError(faults[0])
+            if fault := bit._fault():
+                raise ValueError(fault)
         except FileNotFoundError as error:
             raise missing(Path(error.filename)) from error
         except (OSError, ValueError) as error:
             told = _first(error) if isinstance(error, ValidationError) else one_line(error)
-            raise InputError(
-                f"{directory} holds no BiT (architecture.json and weights.npz): {told}; remove it and run `dvc repro`"
-            ) from error
+            raise damaged(directory, f"holds no BiT (architecture.json and weights.npz; {told})") from error
         return bit
 
     def save(self, directory: Path) -> None:
@@ -126,20 +121,18 @@ class Bit:
             write_json(temporary / "architecture.json", dataclasses.asdict(self.architecture))
             np.savez(temporary / "weights.npz", allow_pickle=False, **dict(sorted(self.weights.items())))
 
-    def _faults(self) -> list[str]:
-        """Why these weights make no network of this architecture; nothing if they do."""
+    def _fault(self) -> str:
+        """Why these weights make no network of this architecture; "" if they do."""
         if other := sorted(name for name, value in self.weights.items() if value.dtype != np.float32):
-            return [f"{other[0]} is of type {self.weights[other[0]].dtype}"]
-        faults = misfits({name: value.shape for name, value in self.weights.items()}, self._shapes())
-        if faults:
-            return faults
-        if unknown := sorted(self.architecture.frozen_norms.keys() - set(self.norms)):
-            return [f"frozen_norms has {unknown[0]}, which is no norm of it"]
-        return [
-            f"{norm} does not fill whole groups of {self.architecture.groups}"
-            for norm in self.norms
-            if norm not in self.architecture.frozen_norms and not self._grouped(norm)
-        ][:1]
+            return f"{other[0]} is of type {self.weights[other[0]].dtype}"
+        if fault := misfit({name: value.shape for name, value in self.weights.items()}, self._shapes()):
+            return fault
+        frozen = self.architecture.frozen_norms
+        if unknown := sorted(frozen.keys() - set(self.norms)):
+            return f"frozen_norms has {unknown[0]}, which is no norm of it"
+        if odd := [norm for norm in self.norms if norm not in frozen and not self._grouped(norm)]:
+            return f"{odd[0]} does not fill whole groups of {self.architecture.groups}"
+        return ""
 
     def _grouped(self, norm: str) -> bool:
         """Whether the norm at this path has whole groups: as many channels in each as before pruning."""

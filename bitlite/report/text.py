@@ -62,7 +62,7 @@ def plain(name: str) -> str:
 
 def fence(text: str) -> str:
     """What stands before and behind a block of code in Markdown: longer than any in the code itself."""
-    return "`" * (1 + max(2, *map(len, re.findall("`+", text)), 0))
+    return "`" * (1 + max([2, *map(len, re.findall("`+", text))]))
 
 
 def template(name: str) -> jinja2.Template:

@@ -15,7 +15,7 @@ from bitlite.training.recipe import Recipe
 from bitlite.workflow.params import Auto
 
 
-def strategy(devices: str, threads: Auto | int = "auto") -> tf.distribute.Strategy:
+def strategy(devices: str, threads: Auto | int) -> tf.distribute.Strategy:
     """The strategy under which to build a model that trains on `one` device, `all` GPUs of the host, or `all_hosts`.
 
     From here on TensorFlow computes each operation on so many `threads`, whatever the number of cores: how it splits

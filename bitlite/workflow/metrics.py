@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import Field, TypeAdapter, ValidationError
 
 from bitlite.workflow.errors import damaged, missing, one_line
 from bitlite.workflow.files import write_json
+from bitlite.workflow.params import Count, Positive, Share
 
 Record = TypeVar("Record")
 
 # What a file's number can be: it may have been edited, merged or damaged.
-Share = Annotated[float, Field(ge=0, le=1)]
-Amount = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # From a nanosecond to eleven days.
 Milliseconds = Annotated[float, Field(ge=1e-6, le=1e9)]
 
@@ -190,7 +188,7 @@ def read(path: Path, kind: type[Record]) -> Record:
     value that can't be.
     """
     try:
-        return _checked(kind).validate_json(path.read_bytes())
+        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
     except FileNotFoundError:
         raise missing(path) from None
     except ValidationError as error:
@@ -202,8 +200,3 @@ def read(path: Path, kind: type[Record]) -> Record:
         raise damaged(path, f"holds {found} {key}") from error
     except OSError as error:
         raise damaged(path, f"holds no metrics ({one_line(error)})") from error
-
-
-def _checked(kind: type) -> TypeAdapter:
-    # Not a config of each record's own: those that others build on hand it down.
-    return TypeAdapter(with_config(ConfigDict(strict=True, allow_inf_nan=False))(kind))
