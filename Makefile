@@ -55,7 +55,7 @@ audit: .venv/installed
 	@echo "Installed is what requirements.txt pins."
 	@if $(BIN)/python -c 'import requests; requests.get("https://api.osv.dev", timeout=10)' 2>/dev/null; then \
 		$(BIN)/uv tool run --quiet pip-audit@2.10.1 --vulnerability-service osv --disable-pip --require-hashes \
-			--requirement requirements.txt --requirement requirements-where.txt; \
+			--requirement requirements.txt --requirement requirements-where.txt --requirement requirements-sweep.txt; \
 	else echo "Not checked, since api.osv.dev can't be reached: whether flaws of these packages are known."; fi
 	@echo "Not checked: whether installed files were changed since, and what the sources of wheels hold."
 
@@ -70,7 +70,12 @@ audit: .venv/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-where.txt
 	touch $@
 
+.venv/sweep: .venv/installed requirements-sweep.txt
+	$(BIN)/python -m pip install --quiet --requirement requirements-sweep.txt
+	touch $@
+
 # Pins every package, for all platforms at once.
 requirements: .venv/installed
 	$(PIN) --output-file requirements.txt requirements.in
 	$(PIN) --constraint requirements.txt --output-file requirements-where.txt requirements-where.in
+	$(PIN) --constraint requirements.txt --output-file requirements-sweep.txt requirements-sweep.in

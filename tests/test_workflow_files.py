@@ -215,11 +215,13 @@ def test_the_embedded_backbone_is_a_dep():
 
 
 def test_optional_tools_are_pinned_and_fit_the_others():
-    pinned, optional = (requirements(f"{name}.txt") for name in ("requirements", "requirements-where"))
-    assert optional.keys() >= {"ethos-u-vela", "tflite-micro"}
-    assert not pinned.keys() & {"ethos-u-vela", "tflite-micro"}
-    for name in pinned.keys() & optional.keys():
-        assert optional[name] == pinned[name], name
+    pinned, where, sweep = (requirements(f"requirements{which}.txt") for which in ("", "-where", "-sweep"))
+    assert where.keys() >= {"ethos-u-vela", "tflite-micro"}
+    assert sweep.keys() >= {"ray", "optuna"}
+    assert not pinned.keys() & {"ethos-u-vela", "tflite-micro", "ray", "optuna"}
+    for optional in (where, sweep):
+        for name in pinned.keys() & optional.keys():
+            assert optional[name] == pinned[name], name
 
 
 def requirements(name: str) -> dict[str, set[str]]:

@@ -46,7 +46,10 @@ def with_instructions(name: str, cpuinfo: str) -> str:
 
 
 def kind(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict:
-    """What timings depend on: the processor, the instructions among XNNPACK's that it has, and how many cores."""
+    """What timings depend on: the processor, the instructions among XNNPACK's that it has, and how many cores.
+
+    And the host, where BITLITE_HOST tells it from others of its kind: a sweep over hosts shares one run cache.
+    """
     flags = _flags(cpuinfo.read_text()) if cpuinfo.exists() else set()
     return {
         "cpu": cpu(cpuinfo),
@@ -54,6 +57,7 @@ def kind(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict:
         "instructions": sorted(flags & XNNPACK_INSTRUCTIONS),
         "cores": os.cpu_count(),
         "system": platform.system(),
+        **({"host": host} if (host := os.environ.get("BITLITE_HOST")) else {}),
     }
 
 

@@ -1,0 +1,1 @@
+"""Sweeps and searches over many hosts: each point a DVC experiment, run as a task of Ray."""

@@ -1,0 +1,212 @@
+"""A search for the best points by Optuna, on the engine of sweeps."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import optuna
+from dvc.utils.hydra import to_hydra_overrides
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from matplotlib.figure import Figure
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from bitlite.workflow.errors import InputError, one_line, tell
+from bitlite.workflow.paths import PLOTS
+from sweep.engine import LOGS, Project, Resources, engine, told
+from sweep.points import Group, Point, common
+
+# What can be searched for, of the variant that `compare` chooses: the folder of metrics/ and the key that say it, and
+# which way is better. Choices are made by validation, as everywhere; the test split is for the end.
+OBJECTIVES = {
+    "accuracy": ("evaluate", "validation_accuracy", "maximize"),
+    "size_bytes": ("evaluate", "size_bytes", "minimize"),
+    "gzip_bytes": ("evaluate", "gzip_bytes", "minimize"),
+    "latency_ms_p50": ("benchmark", "latency_ms_p50", "minimize"),
+    "peak_memory_mb": ("benchmark", "peak_memory_mb", "minimize"),
+    # By the baseline, in turns on the same machine: comparable though unlike hosts timed the points.
+    "speedup": ("summary", "speedup", "maximize"),
+}
+SEARCHES = PLOTS / "search"
+BLUE = "#0072B2"
+# Significant digits of a number out of an interval.
+DIGITS = 3
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a search may choose: `fixed` overrides, and the values of others by their keys."""
+
+    fixed: tuple[str, ...]
+    free: Mapping[str, BaseDistribution]
+
+    @classmethod
+    def of(cls, sweeps: Sequence[str]) -> "Space":
+        """The space of `-S` options in Hydra's spelling: key=a,b, range(A,B,STEP), interval(A,B), tag(log, interval)).
+
+        Raises InputError if one can't be read, or if there is nothing to choose.
+        """
+        try:
+            parsed = to_hydra_overrides(list(sweeps))
+            free = {each.get_key_element(): _distribution(each) for each in parsed if each.is_sweep_override()}
+        except Exception as error:  # of Hydra's parser and of Optuna, of many types
+            raise InputError(f"-S {' -S '.join(sweeps)} can't be read: {one_line(error)}") from error
+        if not free:
+            raise InputError("--search needs something to choose: -S 'KEY=interval(0.2,0.8)', or -S KEY=a,b")
+        fixed = tuple(each.input_line for each in parsed if not each.is_sweep_override())
+        return cls(fixed, free)
+
+    def overrides(self, chosen: Mapping[str, object]) -> tuple[str, ...]:
+        """The `-S` options of a point, by what was chosen for each free key."""
+        return (*self.fixed, *(f"{key}={_text(value)}" for key, value in chosen.items()))
+
+    def varied(self) -> list[str]:
+        """An override of each free key."""
+        return [f"{key}=0" for key in self.free]
+
+
+def _distribution(override: Override) -> BaseDistribution:
+    match override.value():
+        case IntervalSweep(start=float() | int() as low, end=float() | int() as high, tags=tags):
+            if isinstance(low, int) and isinstance(high, int):
+                return IntDistribution(low, high, log="log" in tags)
+            return FloatDistribution(low, high, log="log" in tags)
+        case RangeSweep() as steps:
+            first, *_, last = values = list(steps.range())
+            kind = IntDistribution if all(isinstance(each, int) for each in values) else FloatDistribution
+            return kind(first, last, step=values[1] - first)
+    return CategoricalDistribution(list(override.sweep_string_iterator()))
+
+
+def _text(value: object) -> str:
+    return f"{value:.{DIGITS}g}" if isinstance(value, float) else str(value)
+
+
+def search(project: Project, sweeps: Sequence[str], count: int, asked: str, resources: Resources) -> int:
+    """Try `count` points of the space that `sweeps` span, each where earlier ones make it promising.
+
+    Started again with equal arguments it goes on with what is missing. Writes all points and a picture of them below
+    plots/search, and prints the Pareto front. The number of points that failed.
+    """
+    objectives = asked.split(",")
+    if unknown := [each for each in objectives if each not in OBJECTIVES]:
+        raise InputError(f"--objective has {', '.join(unknown)}; there are {', '.join(OBJECTIVES)}")
+    space = Space.of(sweeps)
+    name = hashlib.sha256(repr((project.revision, sorted(sweeps), objectives)).encode()).hexdigest()[:10]
+    study = _study(name, objectives)
+    left = count - len(study.get_trials(states=[TrialState.COMPLETE]))
+    tell(f"search {name}: {count} points, of which {min(count, count - left)} are done")
+    failed = _run(study, space, project, objectives, left, resources) if left > 0 else 0
+    _show(study, space, project.revision, objectives, name)
+    return failed
+
+
+def _run(
+    study: optuna.Study, space: Space, project: Project, objectives: list[str], left: int, resources: Resources
+) -> int:
+    finished, failed = project.finished(), 0
+    trials: dict[Point, optuna.Trial] = {}
+    with engine(project, resources) as on:
+        shared = None
+
+        def begin() -> None:
+            nonlocal left, shared
+            while left and len(trials) < on.slots:
+                left -= 1
+                trial = study.ask(dict(space.free))
+                point = Point.of(space.overrides(trial.params), project.revision)
+                if point.name in finished:
+                    study.tell(trial, _values(project, point, objectives))
+                elif point in trials:  # it is chosen twice at once
+                    study.tell(trial, state=TrialState.FAIL)
+                else:
+                    shared = shared or on.start_common(Group((point,), common(space.varied())))
+                    trials[point] = trial
+                    on.start(point, shared)
+
+        begin()
+        for number, (point, outcome) in enumerate(on.finished(), 1):
+            told(f"{number}", point, outcome)
+            trial = trials.pop(point)
+            if outcome.failed:
+                failed += 1
+                study.tell(trial, state=TrialState.FAIL)
+            else:
+                finished.add(point.name)
+                study.tell(trial, _values(project, point, objectives))
+            begin()
+    return failed
+
+
+def _study(name: str, objectives: Iterable[str]) -> optuna.Study:
+    """The search of this name, as far as it has come; points that were running when it ended come first."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    LOGS.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(LOGS / f"search-{name}.journal"))),
+        study_name=name,
+        directions=[StudyDirection[OBJECTIVES[each][2].upper()] for each in objectives],
+        load_if_exists=True,
+    )
+    # A seed of its own each time that it goes on: else it would draw again what it drew at first.
+    study.sampler = optuna.samplers.TPESampler(seed=len(study.trials), constant_liar=True)
+    for trial in study.get_trials(states=[TrialState.RUNNING]):
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+    return study
+
+
+def _values(project: Project, point: Point, objectives: Iterable[str]) -> list[float]:
+    summary = json.loads(project.file(point, "metrics/summary.json"))
+    files = {"summary": summary}
+    for folder in ("evaluate", "benchmark"):
+        files[folder] = json.loads(project.file(point, f"metrics/{folder}/{summary['selected']}.json"))
+    return [files[file][key] for file, key, _ in (OBJECTIVES[each] for each in objectives)]
+
+
+def _show(study: optuna.Study, space: Space, revision: str, objectives: list[str], name: str) -> None:
+    """Write and print what was found: all points, those of the Pareto front marked."""
+    done = {
+        Point.of(space.overrides(trial.params), revision): trial
+        for trial in study.get_trials(states=[TrialState.COMPLETE])
+    }
+    if not done:
+        return
+    best = {tuple(trial.values) for trial in study.best_trials}
+    front = {point: trial for point, trial in done.items() if tuple(trial.values) in best}
+    SEARCHES.mkdir(parents=True, exist_ok=True)
+    with (SEARCHES / f"{name}.csv").open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["experiment", "front", *objectives, *space.free])
+        for point, trial in done.items():
+            rows.writerow([point.name, point in front, *trial.values, *map(_text, trial.params.values())])
+    print(f"Of {len(done)} points these are not beaten in everything by another:")
+    for point, trial in sorted(front.items(), key=lambda each: each[1].values):
+        values = "  ".join(f"{key} {value:.5g}" for key, value in zip(objectives, trial.values, strict=True))
+        print(f"  {values}  {point}")
+    written = [f"{SEARCHES / name}.csv"]
+    if len(objectives) > 1:
+        written.append(f"{SEARCHES / name}.png")
+        beaten = [trial.values for point, trial in done.items() if point not in front]
+        _draw(beaten, [trial.values for trial in front.values()], objectives).savefig(
+            written[-1], metadata={"Software": None}
+        )
+    print(f"All of them: {', '.join(written)}")
+
+
+def _draw(beaten: Sequence[Sequence[float]], front: Sequence[Sequence[float]], objectives: Sequence[str]) -> Figure:
+    """The first objective against the second, with the points of the front filled."""
+    figure = Figure(figsize=(7, 5), dpi=160, layout="constrained")
+    axes = figure.subplots()
+    for values, filling, label in ((beaten, "none", "another is better in everything"), (front, BLUE, "Pareto front")):
+        ys, xs = [each[0] for each in values], [each[1] for each in values]
+        axes.scatter(xs, ys, s=40, edgecolor=BLUE, facecolor=filling, label=label)
+    axes.set(xlabel=objectives[1], ylabel=objectives[0])
+    axes.grid(color="#e6e8eb")
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False)
+    return figure
