@@ -114,7 +114,8 @@ def _experiment(job: Job, clone: Path, scratch: Path, log) -> None:
     call("dvc", "exp", "run", "--pull", "--allow-missing", *name, *overrides, *job.stages)
     call("dvc", "push", "--run-cache", *job.stages)
     if job.name:
-        call("dvc", "exp", "push", "--no-cache", job.git, job.name)
+        # A host that was taken for lost may have sent it as well.
+        call("dvc", "exp", "push", "--no-cache", "--force", job.git, job.name)
 
 
 def _call(command: tuple[str, ...], folder: Path, environment: dict[str, str], log) -> None:
