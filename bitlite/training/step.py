@@ -1,8 +1,6 @@
 """One training step: the loss, its gradients and their use, on one device or on many."""
 
-import json
 import math
-import os
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -29,11 +27,6 @@ def strategy(devices: str, threads: Auto | int) -> tf.distribute.Strategy:
     if devices == "all_hosts":
         return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.get_strategy()
-
-
-def first_host() -> bool:
-    """Whether this process is the first that TF_CONFIG names, or has no TF_CONFIG."""
-    return json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {}).get("index", 0) == 0
 
 
 def training_step(
