@@ -13,6 +13,9 @@ from bitlite.workflow.errors import InputError
 # Numbers of 8 bytes that are told at once: no message may have more than 2 GB.
 AT_ONCE = 2**23
 
+# What TensorFlow raises where hosts wait for one that is gone: nothing else here waits for another process.
+GONE = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError, tf.errors.CancelledError)
+
 Found = TypeVar("Found")
 
 
@@ -40,7 +43,7 @@ def together(devices: tf.distribute.Strategy, identity: str) -> Iterator[None]:
             )
         yield
         by_first(devices, lambda: None)
-    except tf.errors.UnavailableError as error:  # which nothing but collectives raises
+    except GONE as error:
         raise InputError(
             "another host has ended or doesn't answer: run this again on all hosts, and training goes on from the "
             "first one's last checkpoint"

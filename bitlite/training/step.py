@@ -1,6 +1,7 @@
 """One training step: the loss, its gradients and their use, on one device or on many."""
 
 import math
+import os
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -10,6 +11,7 @@ from bitlite.bit import network
 from bitlite.training import limits
 from bitlite.training.hyperrule import MOMENTUM
 from bitlite.training.recipe import Recipe
+from bitlite.workflow.errors import tell
 from bitlite.workflow.params import Auto
 
 
@@ -25,6 +27,8 @@ def strategy(devices: str, threads: Auto | int) -> tf.distribute.Strategy:
     if devices == "all":
         return tf.distribute.MirroredStrategy()
     if devices == "all_hosts":
+        if "TF_CONFIG" in os.environ:
+            tell("waiting for the hosts that TF_CONFIG names")
         return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.get_strategy()
 
