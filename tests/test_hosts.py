@@ -36,7 +36,7 @@ pruning:
 """
 LABELS = ("red", "green", "blue")
 # How long a host may take to notice that another is gone, start and training included.
-PATIENCE = 120
+PATIENCE = 400
 
 # Before a stage: checkpoints every step, what is trained from, and an end as by the system at one step.
 STAGE = """
@@ -70,8 +70,10 @@ with hosts.together(devices, ""):
 PRUNE = """
 import json
 from bitlite.pruning import recovery
-if json.loads(os.environ["TF_CONFIG"])["task"]["type"] == "worker":  # which cuts nothing itself
-    recovery.prune = recovery.once = None
+def cut(*_):
+    raise AssertionError("only the first host cuts")
+if json.loads(os.environ["TF_CONFIG"])["task"]["type"] == "worker":
+    recovery.prune = recovery.once = cut
 command.run(lambda: prune.main("both"))
 """
 
