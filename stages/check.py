@@ -28,16 +28,16 @@ def main() -> None:
     images, labels, finetune = dataset.count("train"), dataset.labels(), params.finetune
     recipe = finetuning_recipe_on_dataset(finetune)
     bit = Bit.load(BACKBONE).with_head(labels, (recipe.image_size, recipe.image_size))
+    devices = limits.replicas(finetune.devices)
     with under("finetune"):
-        limits.check(recipe, bit, devices=limits.replicas(finetune.devices), trainable=finetune.trainable)
+        limits.check(recipe, bit, devices=devices, trainable=finetune.trainable)
 
     left = {}
     for name, entry in params.pruning.items():
         with under(f"pruning.{name}"):
             for key, part in keyed(entry):
                 with under(key):
-                    recovery = recovery_recipe(part, recipe, examples=images)
-                    limits.check(recovery, bit, devices=limits.replicas("one" if finetune.devices == "one" else "all"))
+                    limits.check(recovery_recipe(part, recipe, examples=images), bit, devices=devices)
             left[name] = rehearsed(bit, entry)
 
     for name, scheme in params.quantization.items():

@@ -5,7 +5,9 @@
 Params pruning.P, finetune, seed; data/dataset, models/finetuned, metrics/finetune.json -> models/pruned/P,
 metrics/prune/P.json, plots/prune/P/.
 
-An interrupted recovery goes on from its last checkpoint.
+An interrupted recovery goes on from its last checkpoint. Of several hosts (finetune.devices: all_hosts) each runs this,
+on its own copy of data/dataset and with its own TF_CONFIG, for each P that prunes; the first one alone reads models/,
+measures and cuts, keeps checkpoints and writes the outputs.
 """
 
 from pathlib import Path
@@ -24,23 +26,31 @@ from bitlite.workflow.paths import FINETUNED, METRICS, PLOTS, PRUNED, interrupte
 def main(name: str) -> None:
     params = load()
     pruning = params.entry("pruning", name)
-    finetuned = Bit.load(FINETUNED)
     if pruning.method == "none":
         # The same function as the fine-tuned model, so its metrics are that model's.
         scores = metrics.read(METRICS / "finetune.json", ModelScores)
         scores = PrunedScores(**vars(scores), accuracy_before_recovery=scores.accuracy, frozen_norms=0)
         with whole(PLOTS / "prune" / name) as plots:
-            return write(name, plots, finetuned.folded(), scores)
+            return write(name, plots, Bit.load(FINETUNED).folded(), scores)
 
     # These bring TensorFlow, which takes seconds to import.
     from bitlite.pruning.recovery import prune_and_recover
+    from bitlite.training import hosts
     from bitlite.training.checkpoint import Checkpoint
+    from bitlite.training.curves import logged
+    from bitlite.training.step import strategy
 
+    devices = strategy(params.finetune.devices, params.finetune.threads)
     identity = repr((dataset.digest(), params.backbone, params.finetune.deciding, params.seed, pruning))
-    with Checkpoint(interrupted(), identity) as checkpoint, whole(PLOTS / "prune" / name) as plots:
-        with under(f"pruning.{name}"):
-            bit, scores = prune_and_recover(finetuned, pruning, params, plots, checkpoint)
-        write(name, plots, bit, scores)
+    with hosts.together(devices, identity), under(f"pruning.{name}"):
+        finetuned = hosts.by_first(devices, lambda: Bit.load(FINETUNED))
+        if not hosts.first(devices):
+            prune_and_recover(finetuned, pruning, params, devices)
+            return
+        with Checkpoint(interrupted(), identity) as checkpoint, whole(PLOTS / "prune" / name) as plots:
+            with logged(plots) as log:
+                bit, scores = prune_and_recover(finetuned, pruning, params, devices, log=log, checkpoint=checkpoint)
+            write(name, plots, bit, scores)
 
 
 def write(name: str, plots: Path, bit: Bit, scores: PrunedScores) -> None:

@@ -23,7 +23,7 @@ from bitlite.training.checkpoint import KEPT, Checkpoint
 from bitlite.training.inference import PREDICTION_BATCH, inference, mean_loss, predict
 from bitlite.training.loop import Run, fit
 from bitlite.training.recipe import Recipe, learning_rate
-from bitlite.training.step import distillation_losses, first_host, hint_losses
+from bitlite.training.step import distillation_losses, hint_losses
 from bitlite.workflow.errors import InputError, WrongValue
 
 RECIPE = Recipe(
@@ -558,14 +558,6 @@ def test_two_hosts_train_as_one_does(tmp_path, run):
     for process, path in zip(processes, paths, strict=True):
         assert process.wait() == 0, process.communicate()[1]
         assert_same_training(path, run)
-
-
-@pytest.mark.parametrize(("config", "first"), [(None, True), (0, True), (1, False)])
-def test_first_host(monkeypatch, config, first):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    if config is not None:
-        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {}, "task": {"type": "worker", "index": config}}))
-    assert first_host() is first
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+
+import tensorflow as tf
 
 from bitlite.bit import network
 from bitlite.bit.weights import Bit
@@ -14,11 +15,10 @@ from bitlite.pruning.quantizing import trained
 from bitlite.pruning.zeros import zeroed
 from bitlite.training import measures
 from bitlite.training.checkpoint import Checkpoint
-from bitlite.training.curves import logged
+from bitlite.training.hosts import by_first
 from bitlite.training.inference import predict
 from bitlite.training.loop import Log, Run, fit
 from bitlite.training.recipe import Recipe, recovery_recipes
-from bitlite.training.step import strategy
 from bitlite.workflow.errors import under
 from bitlite.workflow.metrics import PrunedScores
 from bitlite.workflow.params import NM, Magnitude, Params, Part, Pruning, Quantize, Recovery, keyed
@@ -35,17 +35,18 @@ def recover(
     run: Run,
     log: Log = lambda step, values: None,
     checkpoint: Checkpoint | None = None,
+    devices: tf.distribute.Strategy | None = None,
 ) -> Bit:
-    """The BiT `pruned` after recovery, with the images, augmentation and seed of `run`, the fine-tuning.
+    """The BiT `pruned` after recovery on `devices`, by the images, augmentation and seed of `run`, the fine-tuning.
 
     `pruned` is what `prune` makes of the folded `finetuned`, which is also the teacher where `entry` has distillation
     or hints. Zeros come while training goes on. Of a combination each part is recovered before the next one prunes, and
     of a part with rounds each cut before the next; the steps that `log` gets count on throughout. An interrupted
     recovery goes on from `checkpoint`, whose identity tells `entry`, and gives what an unbroken one gives: channels are
-    cut anew, by the same weights, though by another measurement if they have a target_latency. Raises WrongValue as
-    `prune` and `fit` do.
+    cut anew, by the same weights, though by another measurement if they have a target_latency. Of several hosts
+    each calls this, the first one alone with a `checkpoint`; it alone cuts. Raises WrongValue as `prune` and `fit` do.
     """
-    bit = finetuned.folded()
+    devices, bit = devices or tf.distribute.get_strategy(), finetuned.folded()
     sample, done = partial(sampled, run, bit), 0
     for key, part in keyed(entry):
         whole, recipes = bit, recovery_recipes(part, run.recipe, examples=len(run.train.labels))
@@ -56,8 +57,9 @@ def recover(
             done += recipe.steps
             with under(key):
                 only = part is entry and len(recipes) == 1  # which is pruned already
-                at_once = pruned if only else once(bit, cut, sample, whole)
-                bit = _trained_on(at_once, bit, cut, recipe, train, finetuned) if recipe.steps else at_once
+                at_once = pruned if only else by_first(devices, partial(once, bit, cut, sample, whole))
+                with devices.scope():
+                    bit = _trained_on(at_once, bit, cut, recipe, train, finetuned) if recipe.steps else at_once
     return bit
 
 
@@ -86,21 +88,19 @@ def _counted_on(log: Log, done: int, step: int, values: dict[str, float]) -> Non
 
 
 def prune_and_recover(
-    finetuned: Bit, entry: Pruning, params: Params, curves: Path, checkpoint: Checkpoint
+    finetuned: Bit, entry: Pruning, params: Params, devices: tf.distribute.Strategy, **options
 ) -> tuple[Bit, PrunedScores]:
-    """The fine-tuned BiT pruned as `entry` says and recovered, and its metrics, on the prepared data set.
+    """The fine-tuned BiT pruned as `entry` says and, by `recover` with its `options`, recovered; and its metrics.
 
-    Curves of the recovery go to the directory `curves`; an interrupted one goes on from `checkpoint`. Raises InputError
-    if `entry` can't be done.
+    That is on the prepared data set. Raises InputError if `entry` can't be done.
     """
-    devices = strategy("one" if params.finetune.devices == "one" else "all", params.finetune.threads)
     run = Run.on_dataset(params.finetune, params.seed)
     test, labels = dataset.read("test", finetuned.architecture.image_size)
     folded = finetuned.folded()
-    at_once = prune(folded, entry, partial(sampled, run, folded))
+    at_once = by_first(devices, lambda: prune(folded, entry, partial(sampled, run, folded)))
     before = accuracy(predict(network.build(at_once), test), labels)
-    with logged(curves) as log, devices.scope(), network.precision(params.finetune.precision):
-        bit = recover(at_once, finetuned, entry, run, log, checkpoint)
+    with network.precision(params.finetune.precision):
+        bit = recover(at_once, finetuned, entry, run, devices=devices, **options)
     scores = measures.of_model(bit, predict(network.build(bit), test), labels)
     return bit, PrunedScores(
         **vars(scores), accuracy_before_recovery=before, frozen_norms=len(bit.architecture.frozen_norms)

@@ -12,6 +12,7 @@ from bitlite.bit import network
 from bitlite.images import dataset
 from bitlite.training.batches import Images, ahead, batches
 from bitlite.training.checkpoint import Checkpoint, Progress
+from bitlite.training.hosts import by_first, equalize
 from bitlite.training.inference import inference, predict
 from bitlite.training.recipe import Recipe, finetuning_recipe_on_dataset, learning_rate
 from bitlite.training.step import training_step
@@ -67,6 +68,8 @@ def fit(
     WrongValue if the devices or the recipe's `batch_split` don't divide its `batch_size`, and if the loss or the
     weights run away; then the checkpoint's run is removed.
 
+    Of several hosts each calls this, the first one alone with a `checkpoint`, from which all go on.
+
     Where only the head is trained, on images that are the same in every epoch, features are computed once.
     """
     tf.keras.utils.set_random_seed(run.seed)
@@ -78,8 +81,9 @@ def fit(
 
     step, optimizer = training_step(model, run.recipe, teacher)
     forward = inference(model)
-    variables = [*model.weights, *optimizer.variables]
-    progress = checkpoint.restore(fingerprint, variables) if checkpoint else Progress()
+    devices, variables = model.distribute_strategy, [*model.weights, *optimizer.variables]
+    progress = by_first(devices, lambda: checkpoint.restore(fingerprint, variables) if checkpoint else Progress())
+    equalize(devices, variables)
     for point in progress.curve:
         log(*point)
 

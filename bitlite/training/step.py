@@ -1,6 +1,5 @@
 """One training step: the loss, its gradients and their use, on one device or on many."""
 
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from bitlite.bit import network
 from bitlite.training import limits
 from bitlite.training.hyperrule import MOMENTUM
 from bitlite.training.recipe import Recipe
+from bitlite.workflow.errors import tell
 from bitlite.workflow.params import Auto
 
 
@@ -27,13 +27,10 @@ def strategy(devices: str, threads: Auto | int) -> tf.distribute.Strategy:
     if devices == "all":
         return tf.distribute.MirroredStrategy()
     if devices == "all_hosts":
+        if "TF_CONFIG" in os.environ:
+            tell("waiting for the hosts that TF_CONFIG names")
         return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.get_strategy()
-
-
-def first_host() -> bool:
-    """Whether this process is the first that TF_CONFIG names, or has no TF_CONFIG."""
-    return json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {}).get("index", 0) == 0
 
 
 def training_step(
