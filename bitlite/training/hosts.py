@@ -64,7 +64,7 @@ def by_first(devices: tf.distribute.Strategy, do: Callable[[], Found]) -> Found:
     numbers.view(np.uint8)[: len(content)] = np.frombuffer(content, np.uint8)
     for start in range(0, len(numbers), AT_ONCE):
         numbers[start : start + AT_ONCE] = _of_first(devices, numbers[start : start + AT_ONCE])
-    return pickle.loads(numbers)  # which ends where the pickle does
+    return pickle.loads(numbers.data)  # which ends where the pickle does
 
 
 def _of_first(devices: tf.distribute.Strategy, numbers: np.ndarray) -> np.ndarray:
