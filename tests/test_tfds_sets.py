@@ -325,7 +325,7 @@ def test_cifar10(tmp_path):
     counts = {split: dataset.count(split, directory) for split in dataset.SPLITS}
     assert counts == {"train": 48_000, "validation": 2000, "test": 10_000}
     own = tfds.builder("cifar10", data_dir=TFDS_DIR).info
-    assert sorted(stored(directory, "test")) == sorted(records.examples(own, "test"))
+    assert sorted(stored(directory, "test")) == sorted(map(records.example, records.Records(own, "test")))
     drawn = stored(directory, "train") + stored(directory, "validation")
     assert sorted(drawn) == sorted(records.examples(own, "train"))
     assert dataset.median_area(directory) == 32 * 32

@@ -2,7 +2,6 @@
 
 import os
 from collections import Counter, defaultdict
-from functools import partial
 from pathlib import Path
 
 from bitlite.images import dataset
@@ -37,8 +36,12 @@ def prepare(params: Dataset, directory: Path = DATASET) -> None:
         chosen = {name: splits.sample(entries, params.max_examples) for name, entries in chosen.items()}
     _check_classes(params, source.labels, chosen)
     _report_alike(params.name, chosen)
-    examples = {name: partial(source.fetch, name if name in own else "train", chosen[name]) for name in dataset.SPLITS}
-    dataset.write(directory, source.labels, examples)
+    dataset.write(
+        directory,
+        source.labels,
+        {split: chosen[split] for split in dataset.SPLITS},
+        lambda split, entries: source.fetch(split if split in own else "train", entries),
+    )
 
 
 def _open(params: Dataset) -> Source:
