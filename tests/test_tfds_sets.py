@@ -327,5 +327,5 @@ def test_cifar10(tmp_path):
     own = tfds.builder("cifar10", data_dir=TFDS_DIR).info
     assert sorted(stored(directory, "test")) == sorted(map(records.example, records.Records(own, "test")))
     drawn = stored(directory, "train") + stored(directory, "validation")
-    assert sorted(drawn) == sorted(records.examples(own, "train"))
+    assert sorted(drawn) == sorted(map(records.example, records.Records(own, "train")))
     assert dataset.median_area(directory) == 32 * 32

@@ -106,7 +106,7 @@ def _inspected(
 
     def fetch(split: str, chosen: list[Entry]) -> Iterator[Example]:
         numbered = ((entry.where, *stored[split][entry.where]) for entry in chosen)
-        return in_parallel(lambda one: (seen.stored((split, one[0]), one[1]), one[2]), numbered)
+        return in_parallel(lambda one: (seen.storage.stored((split, one[0]), one[1]), one[2]), numbered)
 
     seen = inspect(located, background)
     if seen.failed:
@@ -118,7 +118,7 @@ def _inspected(
     entries = defaultdict(list)
     if seen.several:
         tell(f"{name}: of several images in a file the first is used ({len(seen.several)} files)")
-    for kind, span in seen.spans.items():
+    for kind, span in seen.storage.spans.items():
         tell(f"{name}: in images of {kind} samples {span} is shown as black to white")
     for (split, number), digest in seen.digests.items():
         look = seen.looks[split, number]
