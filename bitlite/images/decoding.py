@@ -200,6 +200,8 @@ def _rgb(image: Image.Image, background: str) -> Image.Image:
 
 def _sampled(image: Image.Image, step: int) -> Image.Image:
     """The pixels in the middle of squares of `step`, an odd number; both ends of a side leave out equally many."""
+    if step == 1:
+        return image
     # What makes side - 2 * margin a multiple of step.
     margins = [side * (step + 1) // 2 % step for side in image.size]
     counts = [(side - 2 * margin) // step for side, margin in zip(image.size, margins, strict=True)]
