@@ -34,7 +34,7 @@ def source(
     skip: bool,
     group: str | None = None,
     background: str = "white",
-    unfinished: Unfinished,
+    unfinished: Unfinished | None = None,
 ) -> Source:
     """The images of `folder`, by path, in the splits that it has of its own, or all in train.
 
@@ -44,7 +44,7 @@ def source(
     Raises InputError that lists all problems. With `skip`, images that can't be used, all copies of an image that
     stands under several classes, and classes without images are left out and printed instead.
     """
-    problems = Problems(folder)
+    problems, unfinished = Problems(folder), unfinished or Unfinished(None)
     found = tree.read(folder, problems, grouped=group is not None)
     images = _images(found, problems)
     paths = [image.path for image in images]

@@ -3,13 +3,14 @@
 import hashlib
 import os
 import shutil
+import struct
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 import PIL
 
 from bitlite.images import decoding, depth
@@ -17,10 +18,9 @@ from bitlite.images.decoding import Seen
 from bitlite.workflow.files import held
 
 # What is known of an image of 8 bits a sample: the hash of its path in the folder, its file's size and time of change,
-# and what is seen of it: sketch, look and FLAGS.
-ROW = np.dtype(
-    [("path", "V16"), ("size", "<u8"), ("changed", "<i8"), ("sketch", "V32"), ("look", "<u8"), ("flags", "u1")]
-)
+# what is seen of it (sketch, look and FLAGS), and behind all that its CRC-32: a crash may leave half of it.
+ROW, CHECK = struct.Struct("<16sQq32sQB"), struct.Struct("<I")
+LENGTH = ROW.size + CHECK.size
 FLAGS = ("exact", "kept", "several")
 HAS_LOOK = 1 << len(FLAGS)
 # A file that changed so shortly before it was looked at may change again without a later time: it is looked at anew.
@@ -37,7 +37,7 @@ class Unfinished:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder, self._rows = folder, list[tuple]()
+        self._folder, self._rows = folder, list[bytes]()
         self._seen: BinaryIO | None = None
         self._root = ""
 
@@ -56,21 +56,26 @@ class Unfinished:
         content = file.read_bytes() if file.exists() else b""
         if content[: len(identity)] != identity:
             content = identity
-        end = len(content) - (len(content) - len(identity)) % ROW.itemsize  # the last row may be cut short
+        begin = len(identity)
+        end = len(content) - (len(content) - begin) % LENGTH  # the last row may be cut short
         self._seen = file.open("r+b" if file.exists() else "w+b")
         self._seen.write(identity)
         self._seen.truncate(end)
         self._seen.seek(end)
-        rows = np.frombuffer(content[:end], ROW, offset=len(identity))
-        number_of = {row.tobytes(): number for number, row in enumerate(rows["path"])}
+        place_of = {content[place : place + 16]: place for place in range(begin, end, LENGTH)}
         found = dict[str, Seen]()
-        for path in paths if number_of else ():
-            if (number := number_of.get(self._hash(path))) is not None:
-                row = rows[number]
-                if self._state(path) == (row["size"], row["changed"]):
-                    found[path] = _seen(row)
-                else:
-                    self._forget_records()
+        for path in paths if place_of else ():
+            if (place := place_of.get(self._hash(path))) is None:
+                continue
+            row, check = content[place : place + ROW.size], content[place + ROW.size : place + LENGTH]
+            _, size, changed, sketch, look, flags = ROW.unpack(row)
+            if check != CHECK.pack(zlib.crc32(row)):
+                continue
+            if self._state(path) == (size, changed):
+                exact, kept, several = (bool(flags & 1 << bit) for bit in range(len(FLAGS)))
+                found[path] = Seen(sketch, exact, kept, several, look if flags & HAS_LOOK else None)
+            else:
+                self._forget_records()
         return found
 
     def note(self, path: str, seen: Seen) -> None:
@@ -81,14 +86,15 @@ class Unfinished:
         if state and time.time_ns() - state[1] > RECENT_NS:
             flags = sum(getattr(seen, name) << bit for bit, name in enumerate(FLAGS))
             flags |= HAS_LOOK * (seen.look is not None)
-            self._rows.append((self._hash(path), *state, seen.sketch, seen.look or 0, flags))
+            row = ROW.pack(self._hash(path), *state, seen.sketch, seen.look or 0, flags)
+            self._rows.append(row + CHECK.pack(zlib.crc32(row)))
         if len(self._rows) >= AT_ONCE:
             self.write()
 
     def write(self) -> None:
         """Write what is noted and not written yet."""
         if self._seen and self._rows:
-            self._seen.write(np.array(self._rows, ROW).tobytes())
+            self._seen.write(b"".join(self._rows))
             self._seen.flush()
             self._rows.clear()
 
@@ -127,9 +133,3 @@ def unfinished(folder: Path | None) -> Iterator[Unfinished]:
         yield Unfinished(folder if free else None)
         if free:
             shutil.rmtree(folder)
-
-
-def _seen(row: np.void) -> Seen:
-    flags, look = int(row["flags"]), int(row["look"])
-    exact, kept, several = (bool(flags & 1 << bit) for bit in range(len(FLAGS)))
-    return Seen(row["sketch"].tobytes(), exact, kept, several, look if flags & HAS_LOOK else None)
