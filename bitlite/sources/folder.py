@@ -124,9 +124,10 @@ def _images(found: Tree, problems: Problems) -> list[Found]:
         problems.remark(f"kinds of files {kind}, left out", [f"{number} {ending}" for ending, number in counts])
     outside = [path for path in found.outside if path in meant]
     problems.add(f"images outside the class folders, {tree.EXPECTED}", outside)
-    raw = [file.path for file in found.files if file.path in meant and pictures.is_raw(file.path)]
+    images = [file for file in found.files if file.path in meant]
+    raw = {file.path: None for file in images if pictures.is_raw(file.path)}
     problems.add(f"{UNREADABLE}, {pictures.RAW_REASON}", raw)
-    return [file for file in found.files if file.path in meant and not pictures.is_raw(file.path)]
+    return [file for file in images if file.path not in raw]
 
 
 def _under_several_classes(images: list[Found], digests: dict[str, bytes]) -> dict[str, None]:

@@ -21,7 +21,8 @@ OTHER = {
     ".avif", ".dcm", ".eps", ".exr", ".hdr", ".heic", ".heif", ".hif", ".icns", ".ico", ".j2k", ".jp2", ".jpf", ".jpx",
     ".jxl", ".jxr", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tga",
 }  # fmt: skip
-PICTURES = DECODED | RAW | OTHER
+NOT_DECODED = RAW | OTHER
+PICTURES = DECODED | NOT_DECODED
 # What file managers, network drives and archives leave beside one's files, in lower case; hidden files are no less.
 LITTER = {
     "#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recently-snapshot", "@recycle", "@tmp", "__macosx",
@@ -71,7 +72,9 @@ def meant_as_image(path: str) -> bool:
 
 def without_companions(paths: Collection[str]) -> set[str]:
     """Images without those in formats that are not decoded beside which stands one that is, of the same name."""
-    others = {path for path in paths if suffix(path) in RAW | OTHER}
+    others = {path for path in paths if suffix(path) in NOT_DECODED}
+    if not others:
+        return set(paths)
     stems = {os.path.splitext(path)[0] for path in others}
     shown = {stem for path in paths if suffix(path) in DECODED and (stem := os.path.splitext(path)[0]) in stems}
     return {path for path in paths if path not in others or os.path.splitext(path)[0] not in shown}
