@@ -8,7 +8,7 @@ from pathlib import Path
 import PIL
 
 from bitlite.images import dataset
-from bitlite.sources import catalog, digits, folder, splits, tfds_set, tree
+from bitlite.sources import bucket, catalog, digits, folder, splits, tfds_set, tree
 from bitlite.sources.likeness import alike
 from bitlite.sources.source import Entry, Source
 from bitlite.sources.unfinished import Unfinished, unfinished
@@ -64,8 +64,12 @@ def _identity(params: Dataset, labels: tuple[str, ...], chosen: dict[str, list[E
 
 
 def _open(params: Dataset, kept: Unfinished) -> Source:
-    directory = None if params.name == "mnist5k" else _directory(params.name)
-    if params.group and not directory:
+    address = bucket.address(params.name, params.data_dir) if params.name != "mnist5k" else None
+    if address:
+        directory: Path | None = bucket.copy(address, kept.copy(address))
+    else:
+        directory = None if params.name == "mnist5k" else _directory(params.name)
+    if params.group and (address or not directory):
         raise InputError(
             f"dataset.group is {params.group!r}, which is about names of files in a folder, but {params.name!r} is none"
         )

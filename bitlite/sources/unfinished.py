@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import struct
+import tempfile
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -32,8 +33,8 @@ AT_ONCE = 500
 class Unfinished:
     """A folder that keeps what a download has done so far; None keeps nothing.
 
-    In it are `seen`, a file that grows by a row for each image that is looked at, and `records`, a folder of files of
-    records.
+    In it are `seen`, a file that grows by a row for each image that is looked at, `records`, a folder of files of
+    records, and `copies` of sets that lie in buckets.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -107,6 +108,13 @@ class Unfinished:
             self._forget_records()
             records.mkdir(parents=True)
         return records
+
+    def copy(self, address: str) -> Path:
+        """A folder for a copy of what lies at this address; it goes with the rest, or with this process."""
+        if self._folder is None:
+            self._temporary = tempfile.TemporaryDirectory()
+            return Path(self._temporary.name)
+        return self._folder / "copies" / hashlib.sha256(address.encode()).hexdigest()[:16]
 
     def _forget_records(self) -> None:
         if self._folder:
