@@ -221,6 +221,11 @@ def test_in_processes_keeps_order_takes_few_items_ahead_and_raises_what_is_raise
         list(inspection.in_processes(abs, [1, "a"]))
 
 
+def test_a_process_that_dies_is_told():
+    with pytest.raises(RuntimeError, match="a process that decodes images was killed"):
+        list(inspection.in_processes(os._exit, [0] * 10_000))
+
+
 def test_processes_end_with_the_one_that_started_them():
     code = "import os\nfrom bitlite.sources.inspection import in_processes\nfrom functools import partial\n"
     code += "import time\nresults = in_processes(os.getppid.__class__ and time.sleep, iter(lambda: 0, 1))\n"

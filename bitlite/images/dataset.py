@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -36,15 +36,18 @@ def write(
     directory: Path,
     labels: Iterable[str],
     splits: Mapping[str, Sequence[Item]],
-    fetch: Callable[[str, list[Item]], Iterator[Example]] = lambda split, examples: iter(examples),
+    fetch: Callable[[str, list[Item]], Iterator[Example]] = lambda split, items: iter(cast(list[Example], items)),
     *,
     unfinished: Path | None = None,
 ) -> None:
-    """Prepare `directory` from what `fetch` brings for items of each split. Equal input, equal bytes: those that TFDS
-    would write, but for where one file of records ends and the next begins.
+    """Prepare `directory` from what `fetch` brings for the items of each split; without it they are examples.
+
+    Equal input, equal bytes: those that TFDS would write, but for where a file of records ends, and for the index.
 
     unfinished: a folder for files of records until all are written. Those that a killed process, which had the same
     input, left there are taken.
+
+    Raises OSError if there is no room.
     """
     with whole(directory) as temporary:
         parts, tables = unfinished or temporary.with_name("parts"), {}
@@ -64,8 +67,9 @@ def write(
             for number, path in enumerate(infos[-1].filepaths):
                 shutil.move(_part(parts, split, number), path)
         _describe(temporary, labels, infos)
+        index: dict[str, Any] = {split: np.concatenate(found) for split, found in tables.items()}
         with (temporary / INDEX).open("wb") as file:
-            np.savez(file, **{split: np.concatenate(found) for split, found in tables.items()})
+            np.savez(file, **index)
 
 
 def _write_parts(
@@ -175,7 +179,7 @@ def examples(split: str, directory: Path = DATASET) -> Iterator[Example]:
 
     TFDS decodes them as well, but does not follow the EXIF orientation of a JPEG, as no decoder of TensorFlow's does.
     """
-    return map(records.example, _records(split, directory))
+    return (records.example(record) for record in _records(split, directory))
 
 
 def read(

@@ -2,6 +2,7 @@
 
 import os
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ def checksum(data: bytes) -> bytes:
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-class Records:
+class Records(Sequence[Record]):
     """The records of a split in order: where each lies, and its label, for 20 bytes of memory each."""
 
     def __init__(self, info: tfds.core.DatasetInfo, split: str, table: np.ndarray | None = None) -> None:
@@ -80,7 +81,7 @@ class Records:
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, number: int) -> Record:
+    def __getitem__(self, number):
         if not 0 <= number < len(self):
             raise IndexError(number)
         file = int(np.searchsorted(self._ends, number, "right"))

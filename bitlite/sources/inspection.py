@@ -7,10 +7,10 @@ import sys
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import cycle, islice
-from typing import IO, Generic, NamedTuple, TypeVar
+from typing import IO, Generic, NamedTuple, TypeVar, cast
 
 from bitlite.images import decoding, depth
 from bitlite.images.decoding import Seen
@@ -127,20 +127,24 @@ def in_processes(function: Callable[[Item], Result], items: Iterable[Item]) -> I
     Function, items and results are pickled; items are small, such as paths.
     """
     command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     # In sessions of their own: Ctrl-C is for this process, and they end when it does, as their input then ends.
-    settings = {"env": os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, "start_new_session": True}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    workers = [subprocess.Popen(command, **pipes, **settings) for _ in range(cores())]
+    workers = [
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+        )
+        for _ in range(cores())
+    ]
     source, waiting = iter(items), deque[subprocess.Popen]()
     try:
         for worker in workers:
-            _send(function, worker.stdin)
+            _hand(function, worker)
         for worker in cycle(workers):
             if len(waiting) == 2 * len(workers):
                 yield from _received(waiting.popleft())
             if not (group := list(islice(source, GROUP))):
                 break
-            _send(group, worker.stdin)
+            _hand(group, worker)
             waiting.append(worker)
         while waiting:
             yield from _received(waiting.popleft())
@@ -169,14 +173,25 @@ def _send(message: object, pipe: IO[bytes]) -> None:
     pipe.flush()
 
 
+def _hand(message: object, worker: subprocess.Popen) -> None:
+    with _told_of_death():
+        _send(message, cast(IO[bytes], worker.stdin))
+
+
 def _received(worker: subprocess.Popen) -> list:
-    try:
-        results = pickle.load(worker.stdout)
-    except EOFError as error:
-        raise RuntimeError("a process that decodes images was killed: is there too little memory?") from error
+    with _told_of_death():
+        results = pickle.load(cast(IO[bytes], worker.stdout))
     if isinstance(results, Exception):
         raise results
     return results
+
+
+@contextmanager
+def _told_of_death() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, BrokenPipeError) as error:
+        raise RuntimeError("a process that decodes images was killed: is there too little memory?") from error
 
 
 def _attempt(image: Located[Place], background: str) -> tuple[Place, Seen | Exception]:

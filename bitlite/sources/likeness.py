@@ -33,7 +33,7 @@ def alike(splits: dict[str, list[Entry]]) -> Iterator[tuple[tuple[str, Entry], t
             first.setdefault((split, entry.label), entry)
         return first
 
-    shared = sorted(np.flatnonzero(counts > 1), key=lambda place: order[begins[place]])
+    shared = sorted(np.flatnonzero(counts > 1).tolist(), key=lambda place: order[begins[place]])
     for one, other in chain(zip(shared, shared, strict=True), _near(looks)):
         for (place, first), (another, second) in product(with_look(one).items(), with_look(other).items()):
             if place != another and first.digest != second.digest and (one != other or place < another):

@@ -75,8 +75,8 @@ class _Listing(NamedTuple):
 
 
 def _listing(folder: Path, problems: Problems | None = None) -> _Listing:
-    listing = _scanned(folder)
-    for kind, path in listing.odd if problems else ():
+    listing, problems = _scanned(folder), problems or Problems(folder)
+    for kind, path in listing.odd:
         problems.add(kind, [path])
     return listing
 
