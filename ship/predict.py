@@ -89,7 +89,7 @@ def images(given: str) -> Iterator[Path | OSError]:
         yield STDIN if given == str(STDIN) else Path(given)
         return
     errors: list[OSError] = []
-    found: list[Path] = []
+    found: list[str] = []
     read = {os.path.realpath(above) for above in Path(os.path.abspath(given)).parents}
     for here, folders, files in os.walk(given, onerror=errors.append, followlinks=True):
         real = os.path.realpath(here)
@@ -98,10 +98,10 @@ def images(given: str) -> Iterator[Path | OSError]:
             continue
         read.add(real)
         folders[:] = (name for name in folders if not pictures.is_litter(name))
-        found += (Path(here, name) for name in files if not pictures.is_litter(name))
+        found += (os.path.join(here, name) for name in files if not pictures.is_litter(name))
     yield from errors
     meant = {path for path in found if os.path.isfile(path) and pictures.meant_as_image(path)}
-    yield from sorted(pictures.without_companions(meant))
+    yield from sorted(map(Path, pictures.without_companions(meant)))
 
 
 def content(path: Path) -> bytes:

@@ -2,12 +2,14 @@
 
 python -m stages.download dataset     params dataset -> data/dataset
 python -m stages.download backbone    params backbone -> models/backbone
+
+An interrupted download of a folder of images goes on with those that it has not looked at, or not written.
 """
 
 from bitlite.workflow.command import run
 from bitlite.workflow.errors import InputError
 from bitlite.workflow.params import load
-from bitlite.workflow.paths import BACKBONE
+from bitlite.workflow.paths import BACKBONE, interrupted_download
 
 
 def main(part: str) -> None:
@@ -16,7 +18,7 @@ def main(part: str) -> None:
     if part == "dataset":
         from bitlite.sources.prepare import prepare
 
-        prepare(params.dataset)
+        prepare(params.dataset, interrupted=interrupted_download())
     elif part == "backbone":
         from bitlite.backbones.backbone import fetch
 

@@ -38,7 +38,7 @@ def prepared(tmp_path_factory):
         encoded = io.BytesIO()
         Image.new("RGB", (8, 8)).save(encoded, "png")
         images = [(encoded.getvalue(), label % 3) for label in range(TRAIN)]
-        dataset.write(dataset.DATASET, LABELS, {split: lambda: iter(images) for split in dataset.SPLITS})
+        dataset.write(dataset.DATASET, LABELS, {split: images for split in dataset.SPLITS})
         untrained("small", BIT_TINY, seed=0).save(Path("models/backbone"))
     return directory
 

@@ -1087,7 +1087,7 @@ def images(tmp_path_factory):
     """A prepared data set, whose test images are those of many_predictions."""
     directory = tmp_path_factory.mktemp("images") / "dataset"
     test = [(png(noise_of(number)), LABELS.index(row["actual"])) for number, row in enumerate(many_predictions())]
-    dataset.write(directory, LABELS, {split: lambda: iter(test) for split in dataset.SPLITS})
+    dataset.write(directory, LABELS, {split: test for split in dataset.SPLITS})
     return directory
 
 

@@ -41,7 +41,7 @@ def refused(folder: Path, *, skip: bool = False) -> str:
 def where(folder: Path, *, skip: bool = False) -> dict[str, list[str]]:
     """The images of each split below a folder."""
     splits = source(folder, skip=skip).splits
-    return {split: [entry.where.relative_to(folder).as_posix() for entry in splits[split]] for split in splits}
+    return {split: [Path(entry.where).relative_to(folder).as_posix() for entry in splits[split]] for split in splits}
 
 
 def four(place: str) -> list[str]:

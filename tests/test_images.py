@@ -25,9 +25,7 @@ def prepared(tmp_path):
         file = io.BytesIO()
         Image.fromarray(random.integers(256, size=(10 + index, 14, 3), dtype=np.uint8)).save(file, "png")
         examples.append((file.getvalue(), index % 3))
-    dataset.write(
-        tmp_path / "set", ["a", "b", "c"], {"train": lambda: iter(examples), "test": lambda: iter(examples[:2])}
-    )
+    dataset.write(tmp_path / "set", ["a", "b", "c"], {"train": examples, "test": examples[:2]})
     return tmp_path / "set"
 
 
@@ -81,14 +79,79 @@ def test_no_more_than_the_bound_is_kept(tmp_path, prepared):
         pixels[2]
 
 
-def test_digest_tells_data_sets_apart(prepared):
-    before = dataset.digest(prepared)
-    assert dataset.digest(prepared) == before
-    (path,) = prepared.glob("*test*.tfrecord*")
-    content = bytearray(path.read_bytes())
-    content[50] ^= 1
-    path.write_bytes(content)
-    assert dataset.digest(prepared) != before
+@pytest.mark.parametrize("index", [True, False], ids=["with an index", "without"])
+def test_digest_tells_data_sets_apart(tmp_path, index):
+    """A large set's images are not read for that: the index has their checksums."""
+    digests = set()
+    for name, last in (("a", b"content"), ("same", b"content"), ("b", b"cOntent")):
+        dataset.write(tmp_path / name, ["a", "b"], {"train": [(b"one", 0), (last, 1)], "test": [(b"two", 0)]})
+        if not index:
+            (tmp_path / name / dataset.INDEX).unlink()
+        digests.add(dataset.digest(tmp_path / name))
+    assert len(digests) == 2
+
+
+def test_a_set_without_an_index_reads_the_same(prepared):
+    pixels, labels = dataset.read("train", (6, 8), prepared)
+    (prepared / dataset.INDEX).unlink()
+    walked, its = dataset.read("train", (6, 8), prepared)
+    assert np.array_equal(walked[:], pixels[:])
+    assert its.tolist() == labels.tolist() == [label for _, label in dataset.examples("train", prepared)]
+    assert its.dtype == labels.dtype == np.int32
+
+
+def test_index_says_what_the_files_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "SHARD", 2000)
+    random = np.random.default_rng(0)
+    examples = [(random.bytes(random.integers(10, 900)), number % 300) for number in range(40)]
+    dataset.write(tmp_path / "set", map(str, range(300)), {"train": examples, "test": examples[:2]})
+    paths = sorted((tmp_path / "set").glob("*train*"))
+    assert len(paths) > 5 and all(2000 <= path.stat().st_size < 3000 for path in paths[:-1])
+    assert paths[0].name == f"dataset-train.tfrecord-00000-of-{len(paths):05}"
+    table = np.load(tmp_path / "set" / dataset.INDEX)["train"]
+    (tmp_path / "set" / dataset.INDEX).unlink()
+    walked = records.Records(tfds.builder_from_directory(tmp_path / "set").info, "train")
+    assert len(walked) == 40 and all(np.array_equal(walked.table[name], table[name]) for name in ("offset", "length"))
+    contents = [record.read() for record in walked]
+    assert [records.checksum(content) for content in contents] == [row.tobytes() for row in table["checksum"]]
+    assert [records.parsed(content)[1] for content in contents] == table["label"].tolist()
+    assert sorted(map(records.parsed, contents)) == sorted(examples)
+
+
+def test_files_are_those_that_tfds_writes(tmp_path, prepared):
+    """In the same order too; but for the index, which TFDS has not."""
+    import bitlite.workflow.environment  # noqa: F401
+
+    random = np.random.default_rng(0)
+    splits = {
+        split: [(random.bytes(random.integers(1, 300)), int(random.integers(3))) for _ in range(count)]
+        for split, count in (("train", 150), ("validation", 7), ("test", 1))
+    }
+    dataset.write(tmp_path / "ours", ["ä", "b", "c"], splits)
+    features = {
+        "image": tfds.features.Image(shape=(None, None, 3)), "label": tfds.features.ClassLabel(names=["ä", "b", "c"])
+    }  # fmt: skip
+    builder = tfds.dataset_builders.store_as_tfds_dataset(
+        name="dataset",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict(features),
+        split_datasets={
+            split: [(key, {"image": io.BytesIO(encoded), "label": label}) for key, (encoded, label) in enumerate(found)]
+            for split, found in splits.items()
+        },
+        data_dir=tmp_path / "tfds",
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+    )
+    theirs = {path.name: path.read_bytes() for path in builder.data_path.iterdir()}
+    ours = {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir()}
+    assert ours.pop(dataset.INDEX)
+    examples = [(kind, list(dataset.examples(kind, tmp_path / name))) for name in ("ours",) for kind in splits]
+    own = [(kind, [records.example(each) for each in records.Records(builder.info, kind)]) for kind in splits]
+    assert examples == own
+    assert {name: theirs[name] for name in theirs if "tfrecord" not in name} == {
+        name: ours[name] for name in ours if "tfrecord" not in name
+    }
+    assert set(ours) == set(theirs)
 
 
 # Damage
@@ -158,6 +221,7 @@ def test_remedy_is_a_stage_s_for_what_it_wrote(damaged, monkeypatch, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"no image", None], ids=["empty", "text", "cut short"])
 def test_image_that_can_t_be_decoded_is_named_by_file_and_record(damaged, content):
     directory, path, last = damaged
+    (directory / dataset.INDEX).unlink()
     whole = path.read_bytes()
     info = tfds.builder_from_directory(directory).info
     encoded, label = list(dataset.examples("train", directory))[-1]
@@ -168,6 +232,27 @@ def test_image_that_can_t_be_decoded_is_named_by_file_and_record(damaged, conten
     pixels, _ = dataset.read("train", (9, 12), directory)
     with pytest.raises(InputError, match=f"{path.name}, record {COUNT - 1} can't be read: "):
         pixels[COUNT - 1]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no split", "another length", "another file"])
+def test_damaged_index_is_told(prepared, damage):
+    index = prepared / dataset.INDEX
+    content = bytearray(index.read_bytes())
+    content[len(content) // 3] ^= 1
+    tables = dict(np.load(index))
+    if damage == "cut":
+        index.write_bytes(index.read_bytes()[:-30])
+    elif damage == "flipped":
+        index.write_bytes(content)
+    elif damage == "no split":
+        np.savez(index, test=tables["test"])
+    elif damage == "another length":
+        np.savez(index, **{**tables, "train": tables["train"][1:]})
+    else:
+        np.savez(index, **{**tables, "train": np.arange(COUNT)})
+    with pytest.raises(InputError) as error:
+        dataset.read("train", (9, 12), prepared)
+    assert str(error.value).startswith(str(index)) and len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("file", ["dataset_info.json", "features.json", "label.labels.txt"])
@@ -197,7 +282,7 @@ def test_missing_directory_says_what_to_run(tmp_path):
 
 
 def test_a_data_set_that_can_t_be_written_is_told_in_one_line_and_the_old_one_stays(prepared, monkeypatch, tmp_path):
-    """As on a full disk; TensorFlow's writer has errors of its own."""
+    """As on a full disk."""
     before = {path: path.read_bytes() for path in prepared.iterdir()}
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
@@ -205,8 +290,8 @@ def test_a_data_set_that_can_t_be_written_is_told_in_one_line_and_the_old_one_st
     encoded = np.random.default_rng(0).bytes(10**5)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5 * 10**4, limit[1]))
     try:
-        with pytest.raises(InputError, match="set can't be written: .*File too large") as error:
-            dataset.write(prepared, ["a"], {"train": lambda: iter([(encoded, 0)])})
+        with pytest.raises(OSError, match=f"File too large: '{prepared}'") as error:
+            dataset.write(prepared, ["a"], {"train": [(encoded, 0)]})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert len(str(error.value).splitlines()) == 1

@@ -212,7 +212,7 @@ def test_same_folder_gives_same_bytes(tmp_path):
     one = files(prepared(tmp_path / "one", folder, validation=0.3, test=0.3))
     other = files(prepared(tmp_path / "two" / "other", copy, validation=0.3, test=0.3))
     assert one == other
-    assert len(one) == 6
+    assert len(one) == 7
 
 
 def test_preparing_replaces_and_leaves_no_litter(tmp_path):

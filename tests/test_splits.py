@@ -333,7 +333,7 @@ def test_names_that_the_group_does_not_match_are_told(tmp_path, capsys):
     folder = write_videos(tmp_path / "folder")
     noise(9999).save(folder / "ant" / "single.png")
     alone = [entry for entry in source(folder, skip=False, group="^(.*)_").splits["train"] if entry.group is None]
-    assert [entry.where for entry in alone] == [folder / "ant" / "single.png"]
+    assert [entry.where for entry in alone] == [str(folder / "ant" / "single.png")]
     assert f"images that dataset.group does not match, each by itself (1): {alone[0].where}" in capsys.readouterr().err
 
 

@@ -80,7 +80,7 @@ def workspace(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         Path("params.yaml").write_text(PARAMS)
-        dataset.write(dataset.DATASET, LABELS, {split: lambda split=split: examples(split) for split in SPLITS})
+        dataset.write(dataset.DATASET, LABELS, {split: list(examples(split)) for split in SPLITS})
         backbone = untrained(
             "small", Shape(filters=16, units=(1,), groups=8, root=3, pool=False, image_size=(32, 32)), seed=0
         )
@@ -333,7 +333,7 @@ def test_auto_sizes_follow_the_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     encoded = io.BytesIO()
     Image.new("RGB", (100, 97)).save(encoded, "png")
-    dataset.write(dataset.DATASET, ("a",), {"train": lambda: iter([(encoded.getvalue(), 0)])})
+    dataset.write(dataset.DATASET, ("a",), {"train": [(encoded.getvalue(), 0)]})
     sizes = {"image_size": 480}, {"image_size": 480, "resize": 512}, {}
     recipes = [finetuning_recipe_on_dataset(Finetune(**given)) for given in sizes]
     assert [(recipe.resize, recipe.image_size) for recipe in recipes] == 3 * [(512, 480)]

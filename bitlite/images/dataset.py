@@ -1,68 +1,146 @@
-"""The prepared data set: a TFDS directory with the splits train, validation and test. Reading needs no TensorFlow."""
+"""The prepared data set: a TFDS directory with the splits train, validation and test. Nothing here needs TensorFlow."""
 
-import contextlib
 import hashlib
 import io
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from tensorflow_datasets.core import shuffle
-from tensorflow_datasets.core.example_serializer import ExampleSerializer
+from tensorflow_datasets.core import dataset_info, naming
 from tqdm import tqdm
 
 from bitlite.images import decoding, records
 from bitlite.images.pixels import Pixels
-from bitlite.images.records import Example
+from bitlite.images.records import TABLE, UNKNOWN, Example, Records
 from bitlite.workflow.errors import InputError, one_line
-from bitlite.workflow.files import whole
+from bitlite.workflow.files import FULL, read_npz, whole
 from bitlite.workflow.paths import DATASET
 
 SPLITS = ("train", "validation", "test")
+# Bytes at which a file of records is full. TFDS makes them of 2**26 to 2**30.
+SHARD = 2**27
+# The TABLE of each split. A set that TFDS itself prepared has none, and is gone through instead.
+INDEX = "index.npz"
+# The median of so many images drawn at random is, of all of them, within half a per cent of the middle one.
+SAMPLE = 10_000
+
+Item = TypeVar("Item")
 
 
-def write(directory: Path, labels: Iterable[str], splits: Mapping[str, Callable[[], Iterator[Example]]]) -> None:
-    """Prepare `directory` from functions that go through the examples of each split. Equal input, equal bytes.
+def write(
+    directory: Path,
+    labels: Iterable[str],
+    splits: Mapping[str, Sequence[Item]],
+    fetch: Callable[[str, list[Item]], Iterator[Example]] = lambda split, items: iter(cast(list[Example], items)),
+    *,
+    unfinished: Path | None = None,
+) -> None:
+    """Prepare `directory` from what `fetch` brings for the items of each split; without it they are examples.
 
-    Raises InputError if it can't be written.
+    Equal input, equal bytes: those that TFDS would write, but for where a file of records ends, and for the index.
+
+    unfinished: a folder for files of records until all are written. Those that a killed process, which had the same
+    input, left there are taken.
+
+    Raises OSError if there is no room.
     """
+    with whole(directory) as temporary:
+        parts, tables = unfinished or temporary.with_name("parts"), {}
+        for split, items in splits.items():
+            try:
+                tables[split] = _write_parts(parts, split, items, fetch)
+            except OSError as error:
+                if error.errno in FULL:  # whatever file it was that found no room
+                    error.filename = str(directory)
+                raise
+        temporary.mkdir()
+        files = naming.ShardedFileTemplate(temporary, dataset_name="dataset", filetype_suffix="tfrecord")
+        infos = []
+        for split, found in tables.items():
+            size = sum(int(table["length"].sum(dtype=np.int64)) for table in found)
+            infos.append(tfds.core.SplitInfo(split, [len(table) for table in found], size, files.replace(split=split)))
+            for number, path in enumerate(infos[-1].filepaths):
+                shutil.move(_part(parts, split, number), path)
+        _describe(temporary, labels, infos)
+        index: dict[str, Any] = {split: np.concatenate(found) for split, found in tables.items()}
+        with (temporary / INDEX).open("wb") as file:
+            np.savez(file, **index)
+
+
+def _write_parts(
+    parts: Path, split: str, items: Sequence[Item], fetch: Callable[[str, list[Item]], Iterator[Example]]
+) -> list[np.ndarray]:
+    """The tables of a split's files of records, which lie among `parts` now, those that do already as they are."""
+    tables = list[np.ndarray]()
+    while (table := _finished(_part(parts, split, len(tables)))) is not None:
+        tables.append(table)
+    done = sum(map(len, tables))
+    left = fetch(split, [items[number] for number in _order(split, len(items))[done:]])
+    examples = iter(tqdm(left, f"write {split}", initial=done, total=len(items), disable=None))
+    for first in examples:
+        part, rows, size = _part(parts, split, len(tables)), list[bytes](), 0
+        with whole(part) as temporary, temporary.open("wb") as file:
+            for example in chain([first], examples):
+                record, row = records.framed(example, size)
+                rows.append(row)
+                size += file.write(record)
+                if size >= SHARD:
+                    break
+        tables.append(np.frombuffer(b"".join(rows), TABLE))
+        with whole(part.with_suffix(".npy")) as temporary:
+            np.save(temporary, tables[-1])
+    return tables
+
+
+def _part(parts: Path, split: str, number: int) -> Path:
+    return parts / f"{split}-{number}"
+
+
+def _finished(part: Path) -> np.ndarray | None:
+    """The table of a file of records, if that is there and whole."""
+    try:
+        table, size = np.load(part.with_suffix(".npy")), part.stat().st_size
+    except (OSError, ValueError, EOFError):
+        return None
+    fits = table.dtype == TABLE and len(table) and records.end(table[-1]) == size
+    return table if fits else None
+
+
+def _order(split: str, count: int) -> np.ndarray:
+    """The order in which TFDS writes the examples of a split whose keys are their numbers: by hash."""
+    salted = hashlib.md5(split.encode())
+
+    def hashed(number: int) -> bytes:
+        key = salted.copy()
+        key.update(b"%d" % number)
+        return key.digest()
+
+    high, low = np.frombuffer(b"".join(map(hashed, range(count))), ">u8").reshape(-1, 2).T
+    return np.lexsort((low, high))
+
+
+def _describe(directory: Path, labels: Iterable[str], splits: list[tfds.core.SplitInfo]) -> None:
+    """Write what TFDS wants to know of a set, as it does for one that is made without a class of its own."""
+    made = dataset_info.DatasetIdentity(
+        name="dataset",
+        version=tfds.core.Version("1.0.0"),
+        data_dir=str(directory),
+        module_name="tensorflow_datasets.core.dataset_builders.adhoc_builder",
+    )
     features = tfds.features.FeaturesDict(
         {"image": tfds.features.Image(shape=(None, None, 3)), "label": tfds.features.ClassLabel(names=list(labels))}
     )
-
-    def keyed(examples: Iterator[Example]) -> Iterator[tuple[int, dict]]:
-        for key, (encoded, label) in enumerate(examples):
-            yield key, {"image": io.BytesIO(encoded), "label": label}
-
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()
-    # Bytes of a split that TFDS keeps in memory before it sorts them on disk: otherwise 1 GB.
-    shuffle.MAX_MEM_BUFFER_SIZE = 64 * 2**20
-    # Protobuf otherwise orders an example's features differently from process to process.
-    ExampleSerializer.serialize_example = lambda self, example: self.get_tf_example(example).SerializeToString(
-        deterministic=True
+    info = tfds.core.DatasetInfo(
+        builder=made, features=features, description="Dataset built without a DatasetBuilder class."
     )
-    # It would look online for what is known of a set of this name, and leave an empty folder among temporary files.
-    tfds.core.DatasetInfo.initialize_from_bucket = lambda self: None
-    with whole(directory) as temporary:
-        builder = tfds.dataset_builders.AdhocBuilder(
-            name="dataset",
-            version="1.0.0",
-            features=features,
-            split_datasets={name: keyed(examples()) for name, examples in splits.items()},
-            data_dir=temporary.parent / "tfds",
-        )
-        # TFDS prints where it prepares: here a scratch directory, which is nobody's business.
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-        except RuntimeError as error:  # of TensorFlow's writer, such as that the disk is full
-            raise InputError(f"{directory} can't be written: {one_line(error)}") from error
-        os.replace(builder.data_dir, temporary)
+    info.set_file_format("tfrecord")
+    info.set_splits(tfds.core.splits.SplitDict(splits))
+    info.write_to_directory(directory)
 
 
 def labels(directory: Path = DATASET) -> tuple[str, ...]:
@@ -76,17 +154,23 @@ def count(split: str, directory: Path = DATASET) -> int:
 
 
 def digest(directory: Path = DATASET) -> str:
-    """SHA-256 of all files of the data set."""
+    """SHA-256 of the data set's files, of records by the checksums that its index has of them, if it has one."""
+    files = sorted(_builder(directory).data_path.iterdir())
+    if (directory / INDEX).exists():
+        files = [path for path in files if ".tfrecord" not in path.name]
     whole_set = hashlib.sha256()
-    for path in sorted(_builder(directory).data_path.iterdir()):
+    for path in files:
         with path.open("rb") as file:
             whole_set.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return whole_set.hexdigest()
 
 
 def median_area(directory: Path = DATASET) -> int:
-    """Median number of pixels of the training images, read from their headers alone."""
-    images = (Image.open(io.BytesIO(encoded)) for encoded, _ in examples("train", directory))
+    """Median number of pixels of the training images, read from their headers alone.
+
+    Of more than SAMPLE it is that of the first SAMPLE, which are any: records lie in an order of hashes.
+    """
+    images = (Image.open(io.BytesIO(encoded)) for encoded, _ in islice(examples("train", directory), SAMPLE))
     return int(np.median([image.width * image.height for image in images]))
 
 
@@ -95,7 +179,7 @@ def examples(split: str, directory: Path = DATASET) -> Iterator[Example]:
 
     TFDS decodes them as well, but does not follow the EXIF orientation of a JPEG, as no decoder of TensorFlow's does.
     """
-    return records.examples(_builder(directory).info, split)
+    return (records.example(record) for record in _records(split, directory))
 
 
 def read(
@@ -105,18 +189,32 @@ def read(
 
     They are those of `decoding.pixels`. `cache_mb`, in 10^6 bytes, bounds how many memory keeps.
     """
-    info = _builder(directory).info
-    places = list(records.records(info, split))
-    labels = [records.example(info, place)[1] for place in tqdm(places, f"read {split}", disable=None)]
+    found = _records(split, directory)
+    labels = found.table["label"].astype(np.int32)
+    if UNKNOWN in labels:
+        labels[:] = [records.example(record)[1] for record in tqdm(found, f"read {split}", disable=None)]
 
     def decode(number: int) -> np.ndarray:
-        encoded, _ = records.example(info, places[number])
+        encoded, _ = records.example(found[number])
         try:
             return decoding.pixels(encoded, size)
         except Exception as error:  # Pillow's decoders raise whatever a damaged image makes them stumble over
-            raise places[number].unreadable(one_line(error)) from error
+            raise found[number].unreadable(one_line(error)) from error
 
-    return Pixels(len(places), size, decode, cache_mb=cache_mb), np.array(labels, np.int32)
+    return Pixels(len(found), size, decode, cache_mb=cache_mb), labels
+
+
+def _records(split: str, directory: Path) -> Records:
+    info = _builder(directory).info
+    try:
+        table = read_npz(directory / INDEX)[split]
+    except FileNotFoundError:
+        return Records(info, split)
+    except (ValueError, KeyError) as error:
+        raise records.damaged(directory / INDEX) from error
+    if table.dtype != TABLE or len(table) != info.splits[split].num_examples:
+        raise records.damaged(directory / INDEX)
+    return Records(info, split, table)
 
 
 def _builder(directory: Path) -> tfds.core.DatasetBuilder:

@@ -34,8 +34,9 @@ TRANSPARENT = "nothing to see: all pixels are transparent"
 SKETCH = 128
 # Rows or columns below which many images look alike: digits do.
 LEAST_LOOK = 48
-# The lowest 8 of 32 rows of the discrete cosine transform, times 2**16: integers add up alike on all machines.
-COSINES = np.rint(2**16 * np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1))).astype(np.int64)
+# The lowest 8 of 32 rows of the discrete cosine transform, times 2**16: integers, and sums below 2**53, which floats
+# have alike on all machines.
+COSINES = np.rint(2**16 * np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1)))
 
 
 class Seen(NamedTuple):
@@ -199,6 +200,8 @@ def _rgb(image: Image.Image, background: str) -> Image.Image:
 
 def _sampled(image: Image.Image, step: int) -> Image.Image:
     """The pixels in the middle of squares of `step`, an odd number; both ends of a side leave out equally many."""
+    if step == 1:
+        return image
     # What makes side - 2 * margin a multiple of step.
     margins = [side * (step + 1) // 2 % step for side in image.size]
     counts = [(side - 2 * margin) // step for side, margin in zip(image.size, margins, strict=True)]
@@ -215,9 +218,10 @@ def _look(image: Image.Image) -> int | None:
     """Which of the lowest 8 by 8 frequencies of a grey image of 32 by 32 pixels are above their median, as 64 bits."""
     if min(image.size) < LEAST_LOOK:
         return None
-    grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), np.int64)
-    low = COSINES @ grey @ COSINES.T
-    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
+    grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), np.float64)
+    low = (COSINES @ grey @ COSINES.T).ravel()
+    middle = np.sort(low)[31:33].sum()
+    return int.from_bytes(np.packbits(2 * low > middle).tobytes(), "big")
 
 
 # Samples of more than 8 bits
@@ -235,7 +239,7 @@ TIFF_RANGES = ((340, 341), (280, 281))
 def _samples(content: bytes, image: ImageFile.ImageFile) -> Samples | None:
     """The samples of an opened image, if they have more than 8 bits or are signed."""
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
-    bits, form = (int(np.max(tags.get(tag, 1))) for tag in (BITS_PER_SAMPLE, SAMPLE_FORMAT))
+    bits, form = (int(np.max(tags[tag])) if tag in tags else 1 for tag in (BITS_PER_SAMPLE, SAMPLE_FORMAT))
     layout, alpha = _layout(image), None
     if grey := image.mode in ("I", "F") or image.mode.startswith("I;16") or (bits, form) == (8, 2):
         image.load()

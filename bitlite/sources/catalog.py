@@ -56,7 +56,7 @@ def download(name: str, builder: tfds.core.DatasetBuilder) -> None:
     """Have TFDS prepare a set. Raises InputError if it can't, soon where it can't be reached."""
     address = next(iter(builder.url_infos), TFDS_SITE)
     # Sets whose files the user must put in place by hand are not downloaded from their address.
-    if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not _answers(address):
+    if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not answers(address):
         raise InputError(
             f"dataset.name is {name!r}, which is not prepared in {builder.data_dir}, and {address} can't be reached to "
             f"download it; {PREPARED_COPY}"
@@ -70,7 +70,7 @@ def download(name: str, builder: tfds.core.DatasetBuilder) -> None:
         ) from error
 
 
-def _answers(address: str) -> bool:
+def answers(address: str) -> bool:
     """Whether anything at all comes back from `address` in time."""
     answers = SimpleQueue[bool]()
 

@@ -1,8 +1,8 @@
 """Which files are meant as images, and why one can't be read: by their names and their first bytes."""
 
+import os
 import re
 from collections.abc import Collection
-from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
@@ -21,6 +21,8 @@ OTHER = {
     ".avif", ".dcm", ".eps", ".exr", ".hdr", ".heic", ".heif", ".hif", ".icns", ".ico", ".j2k", ".jp2", ".jpf", ".jpx",
     ".jxl", ".jxr", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tga",
 }  # fmt: skip
+NOT_DECODED = RAW | OTHER
+PICTURES = DECODED | NOT_DECODED
 # What file managers, network drives and archives leave beside one's files, in lower case; hidden files are no less.
 LITTER = {
     "#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recently-snapshot", "@recycle", "@tmp", "__macosx",
@@ -57,39 +59,43 @@ def is_litter(name: str) -> bool:
     return name.startswith(".") or name.lower() in LITTER or name.endswith(":Zone.Identifier")
 
 
-def meant_as_image(path: Path) -> bool:
+def meant_as_image(path: str) -> bool:
     """Whether the file is a picture by the end of its name or, if that says nothing, by its first bytes."""
-    if path.suffix.lower() in DECODED | RAW | OTHER:
+    if suffix(path) in PICTURES:
         return True
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             return bool(MAGIC.match(file.read(16)))
     except OSError:
         return False
 
 
-def without_companions(paths: Collection[Path]) -> set[Path]:
+def without_companions(paths: Collection[str]) -> set[str]:
     """Images without those in formats that are not decoded beside which stands one that is, of the same name."""
-    shown = {path.with_suffix("") for path in paths if path.suffix.lower() in DECODED}
-    return {path for path in paths if path.suffix.lower() not in RAW | OTHER or path.with_suffix("") not in shown}
+    others = {path for path in paths if suffix(path) in NOT_DECODED}
+    if not others:
+        return set(paths)
+    stems = {os.path.splitext(path)[0] for path in others}
+    shown = {stem for path in paths if suffix(path) in DECODED and (stem := os.path.splitext(path)[0]) in stems}
+    return {path for path in paths if path not in others or os.path.splitext(path)[0] not in shown}
 
 
-def is_raw(path: Path) -> bool:
+def is_raw(path: str) -> bool:
     """Whether a camera's raw file has this name."""
-    return path.suffix.lower() in RAW
+    return suffix(path) in RAW
 
 
-def ending(path: Path) -> str:
-    """The end of a file's name, which tells its kind."""
-    return path.suffix.lower() or "without a suffix"
+def suffix(path: str) -> str:
+    """The end of a file's name from its last dot on, in lower case, which tells its kind; or nothing."""
+    return os.path.splitext(path)[1].lower()
 
 
-def reason(path: Path, error: Exception) -> str:
+def reason(path: str, error: Exception) -> str:
     """Why the file can't be read as an image, which a decoder or the system told by `error`."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    with path.open("rb") as file:
-        return fault(file.read(1024), path.stat().st_size, error)
+    with open(path, "rb") as file:
+        return fault(file.read(1024), os.path.getsize(path), error)
 
 
 def fault(content: bytes, size: int, error: Exception) -> str:

@@ -1,20 +1,23 @@
 """Prepares the data set that params.yaml names: opens its source, draws splits, drops copies, writes."""
 
+import hashlib
 import os
 from collections import Counter, defaultdict
-from functools import partial
 from pathlib import Path
 
+import PIL
+
 from bitlite.images import dataset
-from bitlite.sources import catalog, digits, folder, splits, tfds_set, tree
+from bitlite.sources import bucket, catalog, digits, folder, splits, tfds_set, tree
 from bitlite.sources.likeness import alike
 from bitlite.sources.source import Entry, Source
+from bitlite.sources.unfinished import Unfinished, unfinished
 from bitlite.workflow.errors import LISTED, InputError, listed, one_line, tell
 from bitlite.workflow.params import Dataset
 from bitlite.workflow.paths import DATASET, found
 
 
-def prepare(params: Dataset, directory: Path = DATASET) -> None:
+def prepare(params: Dataset, directory: Path = DATASET, *, interrupted: Path | None = None) -> None:
     """Write the data set that `params` names to `directory`, with the splits train, validation and test.
 
     A split that the source has is kept; the others are drawn from its training images. No image is in two splits: it
@@ -22,28 +25,51 @@ def prepare(params: Dataset, directory: Path = DATASET) -> None:
     found by their pixels, whatever file they are in. Prints to stderr which images were found twice or are left out,
     and which classes a split lacks.
 
+    interrupted: a folder for what is done until all is, if killed it goes on from there. None: it starts over.
+
     Raises InputError, before anything is written, if the name is neither embedded, nor a TFDS set, nor a folder, or the
     source can't be fetched, has problems (see `folder.source`), has too few images, or a class without training images.
     """
-    source = _open(params)
-    if params.group and not any(entry.group for entries in source.splits.values() for entry in entries):
-        raise InputError(f"dataset.group is {params.group!r}, which matches no file name of {params.name!r}")
-    own = splits.without_leaks(source.splits)
-    _report(params.name, source.splits, own)
-    chosen = _divided(own, params)
-    if params.examples_per_class:
-        chosen["train"] = splits.few_of_each(chosen["train"], source.labels, params.examples_per_class)
-    if params.max_examples:
-        chosen = {name: splits.sample(entries, params.max_examples) for name, entries in chosen.items()}
-    _check_classes(params, source.labels, chosen)
-    _report_alike(params.name, chosen)
-    examples = {name: partial(source.fetch, name if name in own else "train", chosen[name]) for name in dataset.SPLITS}
-    dataset.write(directory, source.labels, examples)
+    with unfinished(interrupted) as kept:
+        source = _open(params, kept)
+        if params.group and not any(entry.group for entries in source.splits.values() for entry in entries):
+            raise InputError(f"dataset.group is {params.group!r}, which matches no file name of {params.name!r}")
+        own = splits.without_leaks(source.splits)
+        _report(params.name, source.splits, own)
+        chosen = _divided(own, params)
+        if params.examples_per_class:
+            chosen["train"] = splits.few_of_each(chosen["train"], source.labels, params.examples_per_class)
+        if params.max_examples:
+            chosen = {name: splits.sample(entries, params.max_examples) for name, entries in chosen.items()}
+        _check_classes(params, source.labels, chosen)
+        _report_alike(params.name, chosen)
+        chosen = {split: chosen[split] for split in dataset.SPLITS}
+        dataset.write(
+            directory,
+            source.labels,
+            chosen,
+            lambda split, entries: source.fetch(split if split in own else "train", entries),
+            unfinished=kept.records(_identity(params, source.labels, chosen)),
+        )
 
 
-def _open(params: Dataset) -> Source:
-    directory = None if params.name == "mnist5k" else _directory(params.name)
-    if params.group and not directory:
+def _identity(params: Dataset, labels: tuple[str, ...], chosen: dict[str, list[Entry]]) -> str:
+    """What tells the records of a data set from all others."""
+    whole_set = hashlib.sha256(repr((params.name, params.background, labels, PIL.__version__)).encode())
+    for split, entries in chosen.items():
+        whole_set.update(repr((split, len(entries))).encode())
+        for entry in entries:
+            whole_set.update(f"{entry.where} {entry.label} ".encode(errors="surrogateescape") + entry.digest)
+    return whole_set.hexdigest()[:16]
+
+
+def _open(params: Dataset, kept: Unfinished) -> Source:
+    address = bucket.address(params.name, params.data_dir) if params.name != "mnist5k" else None
+    if address:
+        directory: Path | None = bucket.copy(address, kept.copy(address))
+    else:
+        directory = None if params.name == "mnist5k" else _directory(params.name)
+    if params.group and (address or not directory):
         raise InputError(
             f"dataset.group is {params.group!r}, which is about names of files in a folder, but {params.name!r} is none"
         )
@@ -54,7 +80,7 @@ def _open(params: Dataset) -> Source:
     if prepared:
         return tfds_set.source(params.name, prepared, skip=skip, background=params.background)
     if directory:
-        return folder.source(directory, skip=skip, group=params.group, background=params.background)
+        return folder.source(directory, skip=skip, group=params.group, background=params.background, unfinished=kept)
     there = params.data_dir or "the folder of TFDS"
     if params.data_dir and not os.path.isdir(os.path.expanduser(params.data_dir)):
         there = f"dataset.data_dir, {params.data_dir}, which is not there"

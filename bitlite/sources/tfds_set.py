@@ -1,9 +1,11 @@
 """The images of a data set that TFDS prepared."""
 
 import os
+from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,15 @@ from tqdm import tqdm
 
 from bitlite.images import records
 from bitlite.images.dataset import SPLITS
-from bitlite.images.records import Example
+from bitlite.images.records import Example, Records
 from bitlite.sources import catalog, names
 from bitlite.sources.inspection import Located, in_parallel, inspect
 from bitlite.sources.source import Entry, Source
 from bitlite.sources.splits import known
 from bitlite.workflow.errors import InputError, listed, one_line, tell
+
+# Options of a reader of array_record that is asked for records here and there: it need not read on.
+ONE_BY_ONE = "readahead_buffer_size:0,max_parallelism:0"
 
 
 def source(name: str, builder: tfds.core.DatasetBuilder, *, skip: bool = False, background: str = "white") -> Source:
@@ -35,10 +40,8 @@ def source(name: str, builder: tfds.core.DatasetBuilder, *, skip: bool = False, 
         catalog.download(name, builder)
     present, called = builder.info.splits, _called(builder.info.splits)
 
-    def examples(split: str) -> Iterator[Example]:
-        return _examples(name, builder.info, called[split], keys)
-
-    own, fetch = _inspected(name, examples, list(called), skip, background)
+    stored = {split: _stored(name, builder.info, its, keys) for split, its in called.items()}
+    own, fetch = _inspected(name, stored, skip, background)
     if "train" not in own:
         raise InputError(f"dataset.name is {name!r}, which has no labelled split train; it has: {', '.join(present)}")
     taken = [called[split] for split in own]
@@ -85,26 +88,25 @@ def _called(present: Iterable[str]) -> dict[str, str]:
 
 
 def _inspected(
-    name: str, examples: Callable[[str], Iterator[Example]], splits: list[str], skip: bool, background: str
+    name: str, stored: dict[str, Sequence[Example]], skip: bool, background: str
 ) -> tuple[dict[str, list[Entry]], Callable[[str, list[Entry]], Iterator[Example]]]:
-    """The images of `splits` that have a label, by split and number, and what fetches some of a split.
+    """The images of splits that have a label, by split and number, and what fetches some of a split.
 
     Raises InputError naming images that can't be read, unless `skip`: then they are printed.
     """
     labels: dict[tuple[str, int], int] = {}
 
     def located(only: Collection | None) -> Iterator[Located]:
-        for split in splits:
-            for number, (encoded, label) in enumerate(tqdm(examples(split), f"hash {split}", disable=None)):
+        for split, examples in stored.items():
+            for number, (encoded, label) in enumerate(tqdm(examples, f"hash {split}", disable=None)):
                 # TFDS gives -1 to an image whose class is kept secret.
                 if label >= 0 and (only is None or (split, number) in only):
                     labels[split, number] = label
                     yield (split, number), partial(bytes, encoded)
 
     def fetch(split: str, chosen: list[Entry]) -> Iterator[Example]:
-        wanted = {entry.where for entry in chosen}
-        numbered = (found for found in enumerate(examples(split)) if found[0] in wanted)
-        return in_parallel(lambda one: (seen.stored((split, one[0]), one[1][0]), one[1][1]), numbered)
+        numbered = ((entry.where, *stored[split][entry.where]) for entry in chosen)
+        return in_parallel(lambda one: (seen.storage.stored((split, one[0]), one[1]), one[2]), numbered)
 
     seen = inspect(located, background)
     if seen.failed:
@@ -116,7 +118,7 @@ def _inspected(
     entries = defaultdict(list)
     if seen.several:
         tell(f"{name}: of several images in a file the first is used ({len(seen.several)} files)")
-    for kind, span in seen.spans.items():
+    for kind, span in seen.storage.spans.items():
         tell(f"{name}: in images of {kind} samples {span} is shown as black to white")
     for (split, number), digest in seen.digests.items():
         look = seen.looks[split, number]
@@ -124,30 +126,57 @@ def _inspected(
     return dict(entries), fetch
 
 
-def _examples(name: str, info: tfds.core.DatasetInfo, split: str, keys: tuple[str, str]) -> Iterator[Example]:
+def _stored(name: str, info: tfds.core.DatasetInfo, split: str, keys: tuple[str, str]) -> Sequence[Example]:
     match info.file_format:
         case FileFormat.TFRECORD:
-            return records.examples(info, split, keys)
+            return _Stored(Records(info, split), lambda record: records.example(record, keys))
         case FileFormat.ARRAY_RECORD:
-            return (records.parsed(info, content, keys) for content in _array_records(name, info.splits[split]))
+            return _Stored(_ArrayRecords(name, info.splits[split]), lambda content: records.parsed(content, keys))
     raise InputError(
         f"dataset.name is {name!r}, whose files are {info.file_format.value}; prepare it as tfrecord or array_record"
     )
 
 
-def _array_records(name: str, split: tfds.core.SplitInfo) -> Iterator[bytes]:
-    try:
-        from array_record.python.array_record_module import ArrayRecordReader
-    except ImportError as error:  # there is none for macOS
-        raise InputError(
-            f"dataset.name is {name!r}, whose files are array_record; install the package array_record, or prepare the "
-            "set as tfrecord"
-        ) from error
-    for path, count in zip(split.filepaths, split.shard_lengths, strict=True):
-        reader = ArrayRecordReader(os.fspath(path))
-        if reader.num_records() != count:  # 0 of a file that is gone or damaged
-            raise records.damaged(Path(path))
+class _Stored(Sequence[Example]):
+    """What `read` makes of each of `found`."""
+
+    def __init__(self, found: Sequence, read: Callable[..., Example]) -> None:
+        self._found, self._read = found, read
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __getitem__(self, number):
+        return self._read(self._found[number])
+
+
+class _ArrayRecords(Sequence[bytes]):
+    """The records of files in array_record."""
+
+    def __init__(self, name: str, split: tfds.core.SplitInfo) -> None:
+        """Raises InputError naming a file that can't be read, or does not hold all of its records."""
         try:
-            yield from (reader.read() for _ in range(count))
+            from array_record.python.array_record_module import ArrayRecordReader
+        except ImportError as error:  # there is none for macOS
+            raise InputError(
+                f"dataset.name is {name!r}, whose files are array_record; install the package array_record, or prepare "
+                "the set as tfrecord"
+            ) from error
+        self._paths, self._ends = split.filepaths, list(accumulate(split.shard_lengths))
+        self._readers = [ArrayRecordReader(os.fspath(path), ONE_BY_ONE) for path in self._paths]
+        for path, reader, count in zip(self._paths, self._readers, split.shard_lengths, strict=True):
+            if reader.num_records() != count:  # 0 of a file that is gone or damaged
+                raise records.damaged(Path(path))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, number):
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        file = bisect_right(self._ends, number)
+        try:
+            (content,) = self._readers[file].read([number - (self._ends[file - 1] if file else 0)])
         except RuntimeError as error:
-            raise records.damaged(Path(path)) from error
+            raise records.damaged(Path(self._paths[file])) from error
+        return content

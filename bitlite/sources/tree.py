@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ EXPECTED = "expected is FOLDER/CLASS/image.jpg or FOLDER/{train,validation,test}
 class Found(NamedTuple):
     """A file of a class."""
 
-    path: Path
+    path: str
     # The folder of its class, which bears the class's name.
     folder: Path
     # train, validation or test: train where the folder has no splits of its own.
@@ -37,7 +38,7 @@ class Tree(NamedTuple):
     # The folders of classes, of which a class has one in each split.
     classes: list[Path]
     # Files that lie in no class folder.
-    outside: list[Path]
+    outside: list[str]
 
 
 def read(root: Path, problems: Problems, *, grouped: bool = False) -> Tree:
@@ -45,9 +46,11 @@ def read(root: Path, problems: Problems, *, grouped: bool = False) -> Tree:
 
     grouped: whether the folders below those of the classes may be groups, which bear the same names in each class.
     """
+    _scanned.cache_clear()
     folders, outside = _layout(root, problems, grouped)
     above = {os.path.realpath(folder) for folder in (root, *root.resolve().parents)}
     files = [Found(path, folder, split) for split, folder in folders for path in _files_below(folder, above, problems)]
+    _scanned.cache_clear()
     return Tree(files, [folder for _, folder in folders], outside)
 
 
@@ -66,38 +69,46 @@ class _Listing(NamedTuple):
     """Sub-folders and files of a folder, links among them taken for what they lead to, by name."""
 
     folders: list[Path]
-    files: list[Path]
+    files: list[str]
+    # What else lies there, or the folder itself if it can't be listed, each with what is the matter.
+    odd: list[tuple[str, Path]]
 
 
 def _listing(folder: Path, problems: Problems | None = None) -> _Listing:
-    problems = problems or Problems(folder)
-    listing = _Listing([], [])
+    listing, problems = _scanned(folder), problems or Problems(folder)
+    for kind, path in listing.odd:
+        problems.add(kind, [path])
+    return listing
+
+
+@cache  # as long as a tree is read: folders of many files are asked for again and again
+def _scanned(folder: Path) -> _Listing:
+    listing = _Listing([], [], [])
     try:
         with os.scandir(folder) as entries:
             found = sorted(
                 (entry for entry in entries if not pictures.is_litter(entry.name)), key=lambda entry: entry.name
             )
     except OSError as error:
-        problems.add(f"folders that can't be listed, {error.strerror}", [folder])
+        listing.odd.append((f"folders that can't be listed, {error.strerror}", folder))
         return listing
     for entry in found:
-        path = folder / entry.name
         try:
             if entry.is_dir():
-                listing.folders.append(path)
+                listing.folders.append(folder / entry.name)
             elif entry.is_file():
-                listing.files.append(path)
+                listing.files.append(entry.path)
             else:
-                path.stat()
-                problems.add("neither files nor folders", [path])
+                os.stat(entry.path)
+                listing.odd.append(("neither files nor folders", folder / entry.name))
         except FileNotFoundError:
-            problems.add("links to nothing", [path])
+            listing.odd.append(("links to nothing", folder / entry.name))
         except OSError as error:
-            problems.add(f"paths that can't be reached, {error.strerror}", [path])
+            listing.odd.append((f"paths that can't be reached, {error.strerror}", folder / entry.name))
     return listing
 
 
-def _files_below(folder: Path, above: set[str], problems: Problems) -> Iterator[Path]:
+def _files_below(folder: Path, above: set[str], problems: Problems) -> Iterator[str]:
     """The files of a class, each folder's once. A link back to a folder of `above`, real paths, is not followed."""
     read, waiting = set(above), [folder]
     while waiting:
@@ -112,7 +123,7 @@ def _files_below(folder: Path, above: set[str], problems: Problems) -> Iterator[
         waiting += sorted(listing.folders, reverse=True)
 
 
-def _layout(root: Path, problems: Problems, grouped: bool) -> tuple[list[tuple[str, Path]], list[Path]]:
+def _layout(root: Path, problems: Problems, grouped: bool) -> tuple[list[tuple[str, Path]], list[str]]:
     """The folders of classes with their splits, and the files that lie outside of them."""
     top = _listing(root, problems)
     split_of = {folder: split for folder in top.folders if (split := splits.known(folder.name))}
@@ -195,7 +206,7 @@ def _holds_classes(folder: Path) -> bool:
     return bool(below) and (not beside or beside < sum(len(_images_in(each)) for each in below))
 
 
-def _images_in(folder: Path) -> list[Path]:
+def _images_in(folder: Path) -> list[str]:
     """The images that lie in the folder itself."""
     return list(filter(pictures.meant_as_image, _listing(folder).files))
 

@@ -35,7 +35,7 @@ def whole(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_abandoned(path)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    with _held(scratch):
+    with held(scratch):
         try:
             yield scratch / path.name
             (scratch / path.name).lstat()  # raises before the old is touched
@@ -70,14 +70,14 @@ def remove(path: Path) -> None:
 def _clear_abandoned(path: Path) -> None:
     for scratch in path.parent.glob(f".{path.name}-*"):
         # One that a living process has just done with is gone.
-        with suppress(FileNotFoundError), _held(scratch) as abandoned:
+        with suppress(FileNotFoundError), held(scratch) as abandoned:
             if abandoned:
                 _clear(scratch, path)
 
 
 @contextmanager
-def _held(scratch: Path) -> Iterator[bool]:
-    """Hold a directory, until the block ends or the process dies. Gives whether no other process holds it."""
+def held(scratch: Path) -> Iterator[bool]:
+    """Hold a directory until the block ends or the process dies. Gives whether no other process holds it."""
     descriptor = os.open(scratch, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

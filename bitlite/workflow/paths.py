@@ -50,3 +50,8 @@ def last_name(path: str) -> str:
 def interrupted() -> Path:
     """The folder that tells where interrupted trainings stand: those of the project and of its experiments."""
     return project() / "models/.interrupted"
+
+
+def interrupted_download() -> Path:
+    """The folder that tells where an interrupted download of a data set stands, the project's or an experiment's."""
+    return project() / "data/.interrupted"
