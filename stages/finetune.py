@@ -9,8 +9,6 @@ its own copy of data/dataset and with its own TF_CONFIG; the first one alone rea
 writes the outputs.
 """
 
-import tensorflow as tf
-
 from bitlite.bit import network
 from bitlite.bit.weights import Bit
 from bitlite.images import dataset
@@ -49,7 +47,7 @@ def main() -> None:
             metrics.write(METRICS / "finetune.json", measures.of_model(bit, logits, truth))
 
 
-def finetuned(params: Params, devices: tf.distribute.Strategy, **options) -> Bit:
+def finetuned(params: Params, devices: hosts.Devices, **options) -> Bit:
     """The backbone after `fit`, on all hosts of `devices`, with its `options`."""
     run = Run.on_dataset(params.finetune, params.seed)
     size = (run.recipe.image_size, run.recipe.image_size)

@@ -1,7 +1,9 @@
 """Runs the points of a sweep on Ray: on the cluster that RAY_ADDRESS or `ray start` names, or on this machine."""
 
 import logging
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,11 +25,12 @@ SHOWN = 6
 
 @dataclass(frozen=True)
 class Project:
-    """What hosts clone: a `revision` of the repository `git`, an address, with data in the DVC remote `remote`."""
+    """What hosts clone: a `revision` of the repository at `git`, with data in the DVC remote `remote`, at `place`."""
 
     git: str
     revision: str
     remote: str
+    place: str
     author: tuple[tuple[str, str], ...]
 
     @classmethod
@@ -50,14 +53,20 @@ class Project:
         tips = {line.split()[0] for line in _git("ls-remote", "--heads", "--tags", address).splitlines()}
         if not any(_holds(tip, revision) for tip in tips):
             raise InputError(f"{git} has no branch with the last commit, {revision[:7]}: git push {git} HEAD")
-        command = ["dvc", "config", "--project", "core.remote"]
-        remote = remote or subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        remote = remote or _dvc_config("core.remote")
         if not remote:
             raise InputError("there is no DVC remote: dvc remote add -d NAME ADDRESS, and commit .dvc/config")
+        place = _dvc_config(f"remote.{remote}.url")
+        if not place:
+            raise InputError(f"there is no DVC remote {remote} in .dvc/config: dvc remote add {remote} ADDRESS")
+        if "://" not in place and not Path(place).is_absolute():
+            raise InputError(
+                f"the DVC remote {remote} is {place}, a path from this clone on: hosts need the whole path"
+            )
         who = {"NAME": _git("config", "--default", "sweep", "user.name")}
         who["EMAIL"] = _git("config", "--default", "sweep@localhost", "user.email")
         author = tuple((f"GIT_{role}_{key}", who[key]) for role in ("AUTHOR", "COMMITTER") for key in who)
-        return cls(address, revision, remote, author)
+        return cls(address, revision, remote, place, author)
 
     def finished(self) -> set[str]:
         """Names of the experiments on this revision that the Git remote has."""
@@ -68,6 +77,12 @@ class Project:
         """The content of a file that is in Git, of an experiment that the Git remote has."""
         _git("fetch", "--quiet", self.git, f"refs/exps/{self.revision[:2]}/{self.revision[2:]}/{point.name}")
         return _git("show", f"FETCH_HEAD:{path}")
+
+
+def _dvc_config(key: str) -> str:
+    """A value of .dvc/config, which is committed, a path as a whole one; '' if it is not there."""
+    command = [sys.executable, "-m", "dvc", "config", "--project", key]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def _holds(tip: str, revision: str) -> bool:
@@ -150,7 +165,7 @@ class Engine:
     def _job(self, point: Point) -> Job:
         project = self._project
         return Job(
-            project.git, project.revision, project.remote, point.overrides, point.name,
+            project.git, project.revision, project.remote, project.place, point.overrides, point.name,
             scratch=self._resources.scratch, author=project.author,
         )  # fmt: skip
 
@@ -162,6 +177,7 @@ def engine(project: Project, resources: Resources) -> Iterator[Engine]:
     Raises InputError if no host has what a point takes, unless more may come, as in a cluster that scales.
     """
     ray.cloudpickle.register_pickle_by_value(task)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     ray.init(log_to_driver=False, configure_logging=True, logging_level=logging.ERROR, include_dashboard=False)
     try:
         hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -117,7 +117,7 @@ def project(tmp_path, places, monkeypatch):
     params = PARAMS.replace("STEPS", str(next(STEPS)))
     for name, content in (("dvc.yaml", DVC), ("params.yaml", params), ("work.py", WORK), (".gitignore", "/models/\n")):
         Path(name).write_text(content)
-    dvc("remote", "add", "-d", "storage", tmp_path / "storage")
+    dvc("remote", "add", "-d", "storage", "../storage")  # which hosts find by its whole path
     git("add", ".")
     git("commit", "--quiet", "--message=a project")
     git("init", "--quiet", "--bare", tmp_path / "remote.git")
@@ -240,7 +240,15 @@ def test_timings_never_come_from_another_host_and_all_else_does(project, places,
     for number, host in enumerate(("one", "two", "one")):
         monkeypatch.setenv("BITLITE_HOST", host)
         # No stage depends on what tells the points apart.
-        job = Job(there.git, there.revision, there.remote, (f"+note={number}",), f"note{number}", scratch=places / host)
+        job = Job(
+            there.git,
+            there.revision,
+            there.remote,
+            there.place,
+            (f"+note={number}",),
+            f"note{number}",
+            scratch=places / host,
+        )
         assert not task.run(job, None).failed
     assert len(names()) == 3
     assert [line for line in ran(places) if "benchmark" in line] == ["benchmark on one", "benchmark on two"]
@@ -290,6 +298,12 @@ def test_a_host_that_is_killed_loses_nothing(cluster, project, places):
     assert "on victim" not in " ".join(line for line in ran(places) if "benchmark" in line)
 
 
+def without_remote():
+    Path(".dvc/config").write_text("")
+    git("commit", "--quiet", "--all", "--message=another")
+    git("push", "--quiet", "origin", "main")
+
+
 @pytest.mark.parametrize(
     ("make", "told"),
     [
@@ -297,12 +311,11 @@ def test_a_host_that_is_killed_loses_nothing(cluster, project, places):
         (lambda: git("commit", "--quiet", "--allow-empty", "--message=b"), "git push origin HEAD"),
         (lambda: git("push", "--quiet", "origin", ":main"), "git push origin HEAD"),
         (lambda: git("remote", "set-url", "origin", "nowhere"), "git ls-remote"),
+        (without_remote, "there is no DVC remote: dvc remote add -d NAME ADDRESS"),
     ],
 )
 def test_what_hosts_could_not_get_is_refused(project, make, told):
-    if "push" in told:
-        git("config", "receive.denyDeleteCurrent", "ignore")
-        subprocess.run(["git", "-C", "../remote.git", "config", "receive.denyDeleteCurrent", "ignore"], check=True)
+    subprocess.run(["git", "-C", "../remote.git", "config", "receive.denyDeleteCurrent", "ignore"], check=True)
     make()
     with pytest.raises(InputError, match=told):
         command.main("-S", "pruning.a.keep=2")

@@ -148,6 +148,14 @@ def test_no_stage_imports_a_stage(path):
     assert not any(file.startswith("stages/") for file in imports(str(path.relative_to(ROOT))))
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "stages").glob("*.py")), ids=lambda path: path.name)
+def test_stages_leave_tensorflow_to_the_rooms(path):
+    """Before `bitlite` is imported, TensorFlow would bring another Keras."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [each.name for each in getattr(node, "names", [])] + [getattr(node, "module", None) or ""]
+        assert not any(name.partition(".")[0] in ("tensorflow", "tf_keras") for name in names)
+
+
 def test_packages_hold_a_docstring_alone_and_bitlite_imports_the_environment():
     # Which is why the __init__.py of stages and bitlite need not be deps: every stage names the room workflow.
     for path in (ROOT / "stages" / "__init__.py", *(ROOT / "bitlite").glob("**/__init__.py")):

@@ -3,7 +3,7 @@
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -17,9 +17,11 @@ AT_ONCE = 2**23
 GONE = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError, tf.errors.CancelledError)
 
 Found = TypeVar("Found")
+# The devices of all hosts that train together: what `step.strategy` gives.
+Devices: TypeAlias = tf.distribute.Strategy
 
 
-def first(devices: tf.distribute.Strategy) -> bool:
+def first(devices: Devices) -> bool:
     """Whether this process is the first host of `devices`, or the only one: it keeps checkpoints and writes outputs.
 
     That is the chief, if TF_CONFIG names one, or else worker 0.
@@ -28,7 +30,7 @@ def first(devices: tf.distribute.Strategy) -> bool:
 
 
 @contextmanager
-def together(devices: tf.distribute.Strategy, identity: str) -> Iterator[None]:
+def together(devices: Devices, identity: str) -> Iterator[None]:
     """All hosts of `devices` do the block, and none ends it before the others.
 
     identity: what decides what the block comes to, such as params and data. Raises InputError if it isn't that of the
@@ -50,7 +52,7 @@ def together(devices: tf.distribute.Strategy, identity: str) -> Iterator[None]:
         ) from error
 
 
-def by_first(devices: tf.distribute.Strategy, do: Callable[[], Found]) -> Found:
+def by_first(devices: Devices, do: Callable[[], Found]) -> Found:
     """What `do` gives on the first host of `devices`, which alone calls it, on all of them.
 
     Every host must come here. In the scope of `devices` `do` must make no variables: those wait for all hosts.
@@ -67,7 +69,7 @@ def by_first(devices: tf.distribute.Strategy, do: Callable[[], Found]) -> Found:
     return pickle.loads(numbers.data)  # which ends where the pickle does
 
 
-def _of_first(devices: tf.distribute.Strategy, numbers: np.ndarray) -> np.ndarray:
+def _of_first(devices: Devices, numbers: np.ndarray) -> np.ndarray:
     """The `numbers` int64 [count] of the first host. Integers, since a sum of floats makes 0 of -0."""
     shares = devices.experimental_distribute_values_from_function(
         lambda device: tf.constant(numbers if device.replica_id_in_sync_group == 0 else np.zeros_like(numbers))
@@ -75,7 +77,7 @@ def _of_first(devices: tf.distribute.Strategy, numbers: np.ndarray) -> np.ndarra
     return devices.reduce("SUM", shares, axis=None).numpy()
 
 
-def equalize(devices: tf.distribute.Strategy, variables: Sequence[tf.Variable]) -> None:
+def equalize(devices: Devices, variables: Sequence[tf.Variable]) -> None:
     """Give `variables` the values that they have on the first host of `devices`."""
     if isinstance(devices, tf.distribute.MultiWorkerMirroredStrategy):
         for variable in variables:
