@@ -118,7 +118,7 @@ class Clone:
     def leftovers(self) -> list[str]:
         """Scratch and checkpoints among the outputs; not what libraries of killed processes leave in TMPDIR."""
         found = [path for folder in OUTPUTS for path in (self.directory / folder).rglob(".*-*")]
-        found += (self.directory / "models").glob(".interrupted")
+        found += self.directory.glob("*/.interrupted")
         return [path.name for path in found]
 
     def outputs(self, stage: str) -> dict[Path, Path]:

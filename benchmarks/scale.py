@@ -12,7 +12,6 @@ two run in a clean clone of the last commit; memory is the most that any one pro
 """
 
 import hashlib
-import math
 import os
 import resource
 import shutil
@@ -21,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -34,6 +33,7 @@ from ruamel.yaml import YAML
 from benchmarks.workflow import PROJECT, repro
 from bitlite.bit.shapes import published
 from bitlite.bit.weights import untrained
+from bitlite.sources import unfinished
 from bitlite.sources.inspection import in_processes
 from bitlite.workflow.cores import cores
 
@@ -138,22 +138,27 @@ def images(scratch: Path, count: str = "1000000", side: str = "64") -> None:
     print(f"decoded alone, before and after: {before:.1f} s, {after:.1f} s", flush=True)
     report("prepared", whole, memory, f", {2 * whole / (before + after):.2f} times as long as decoded")
     unbroken = digest_of(scratch / "dataset")
-    for share in (0.4, 0.95):
-        first, _ = run(scratch, PREPARE, kill=share * whole)
+    left = scratch / "interrupted"
+    half = int(count) // 2 * unfinished.LENGTH
+    for when, reached in (
+        ("half of the images are looked at", lambda: sum(p.stat().st_size for p in left.glob("seen")) > half),
+        ("the first records are being written", lambda: any(left.glob("records/*/*"))),
+    ):
+        first, _ = run(scratch, PREPARE, reached)
         rest, memory = run(scratch, PREPARE)
         equal = "equal" if digest_of(scratch / "dataset") == unbroken else "OTHER"
-        report(f"killed after {first:.1f} s, went on to {equal} bytes", rest, memory)
+        report(f"killed after {first:.1f} s, when {when}, went on to {equal} bytes", rest, memory)
     begin = FIRST_BATCH.replace("SIDE", side)
     report("first batch, with the start of Python", *run(scratch, begin))
     report("and with cache_mb 1000 full", *run(scratch, begin + BATCHES.replace("SIDE", side)))
     report("digest and median area, with the start of Python", *run(scratch, RECIPE))
 
 
-def run(folder: Path, code: str, kill: float = math.inf) -> tuple[float, int]:
-    """Run Python in `folder`, killed after so many seconds. Returns seconds and the most bytes of all its processes."""
+def run(folder: Path, code: str, reached: Callable[[], bool] = lambda: False) -> tuple[float, int]:
+    """Run Python in `folder`, killed once a point is reached. Returns seconds, and the most bytes of all processes."""
     begin, most = time.perf_counter(), 0
     process = psutil.Popen([sys.executable, "-c", code], cwd=folder, env=os.environ | {"PYTHONPATH": str(PROJECT)})
-    while process.poll() is None and time.perf_counter() - begin < kill:
+    while process.poll() is None and not reached():
         with suppress(psutil.Error):
             most = max(most, sum(each.memory_info().rss for each in (process, *process.children(recursive=True))))
         time.sleep(0.1)
