@@ -95,7 +95,7 @@ def folders(tmp_path, monkeypatch):
     first.mkdir()
     monkeypatch.chdir(first)
     Path("params.yaml").write_text(PARAMS)
-    dataset.write(DATASET, LABELS, {split: lambda split=split: examples(split) for split in dataset.SPLITS})
+    dataset.write(DATASET, LABELS, {split: list(examples(split)) for split in dataset.SPLITS})
     shutil.copytree(first, other)
     shape = Shape(filters=16, units=(1,), groups=8, root=3, pool=False, image_size=(32, 32))
     untrained("small", shape, seed=0).save(BACKBONE)

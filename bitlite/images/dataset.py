@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
@@ -91,6 +92,9 @@ def _write_parts(
                 size += file.write(record)
                 if size >= SHARD:
                     break
+            # What the table says must be on the disk before the table is: machines lose power too.
+            file.flush()
+            os.fsync(file.fileno())
         tables.append(np.frombuffer(b"".join(rows), TABLE))
         with whole(part.with_suffix(".npy")) as temporary:
             np.save(temporary, tables[-1])

@@ -51,8 +51,8 @@ def source(
     known = unfinished.known(folder, background, paths)
 
     def located(only: Collection[str] | None) -> Iterator[Located[str]]:
-        left = only or [path for path in paths if path not in known]
-        begun = 0 if only else len(known)
+        left = [path for path in paths if path not in known] if only is None else only
+        begun = len(known) if only is None else 0
         for path in tqdm(left, "check", initial=begun, total=begun + len(left), disable=None):
             yield path, partial(_content, path)
 

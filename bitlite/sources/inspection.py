@@ -26,6 +26,7 @@ Located = tuple[Place, Callable[[], bytes]]
 
 # Items that a process is handed at once: small ones, of which it is to have enough to do.
 GROUP = 64
+PIPE = 2**20
 
 
 class Storage(NamedTuple, Generic[Place]):
@@ -124,14 +125,20 @@ def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> It
 def in_processes(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """As `in_parallel`, by a process for each core: for many small images, of which Python's own work takes most time.
 
-    Function, items and results are pickled; items are small, such as paths.
+    Function, items and results are pickled; a group's fit into a pipe of PIPE bytes, as paths do. The processes end
+    with this one however it ends; those of ProcessPoolExecutor would wait for ever for one that is killed.
     """
     command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     # In sessions of their own: Ctrl-C is for this process, and they end when it does, as their input then ends.
     workers = [
         subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pipesize=PIPE,
+            env=environment,
+            start_new_session=True,
         )
         for _ in range(cores())
     ]

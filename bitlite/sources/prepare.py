@@ -5,13 +5,11 @@ import os
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import PIL
-
 from bitlite.images import dataset
 from bitlite.sources import bucket, catalog, digits, folder, splits, tfds_set, tree
 from bitlite.sources.likeness import alike
 from bitlite.sources.source import Entry, Source
-from bitlite.sources.unfinished import Unfinished, unfinished
+from bitlite.sources.unfinished import Unfinished, decoders, unfinished
 from bitlite.workflow.errors import LISTED, InputError, listed, one_line, tell
 from bitlite.workflow.params import Dataset
 from bitlite.workflow.paths import DATASET, found
@@ -55,7 +53,8 @@ def prepare(params: Dataset, directory: Path = DATASET, *, interrupted: Path | N
 
 def _identity(params: Dataset, labels: tuple[str, ...], chosen: dict[str, list[Entry]]) -> str:
     """What tells the records of a data set from all others."""
-    whole_set = hashlib.sha256(repr((params.name, params.background, labels, PIL.__version__)).encode())
+    decided = (os.path.realpath(params.name), params.data_dir, params.background, labels, dataset.SHARD, decoders())
+    whole_set = hashlib.sha256(repr(decided).encode())
     for split, entries in chosen.items():
         whole_set.update(repr((split, len(entries))).encode())
         for entry in entries:
@@ -64,17 +63,17 @@ def _identity(params: Dataset, labels: tuple[str, ...], chosen: dict[str, list[E
 
 
 def _open(params: Dataset, kept: Unfinished) -> Source:
-    address = bucket.address(params.name, params.data_dir) if params.name != "mnist5k" else None
-    if address:
-        directory: Path | None = bucket.copy(address, kept.copy(address))
-    else:
-        directory = None if params.name == "mnist5k" else _directory(params.name)
-    if params.group and (address or not directory):
+    embedded = params.name == "mnist5k"
+    directory = None if embedded or "://" in params.name else _directory(params.name)
+    address = None if embedded or directory else bucket.address(params.name, params.data_dir)
+    if params.group and not directory:
         raise InputError(
             f"dataset.group is {params.group!r}, which is about names of files in a folder, but {params.name!r} is none"
         )
-    if params.name == "mnist5k":
+    if embedded:
         return digits.source()
+    if address:
+        directory = bucket.copy(address, kept.copy(address))
     prepared = catalog.builder_in(directory) if directory else catalog.builder(params.name, params.data_dir)
     skip = params.on_error == "skip"
     if prepared:

@@ -97,10 +97,13 @@ def _inspected(
     labels: dict[tuple[str, int], int] = {}
 
     def located(only: Collection | None) -> Iterator[Located]:
+        if only is not None:
+            for split, number in sorted(only):
+                yield (split, number), partial(bytes, stored[split][number][0])
+            return
         for split, examples in stored.items():
             for number, (encoded, label) in enumerate(tqdm(examples, f"hash {split}", disable=None)):
-                # TFDS gives -1 to an image whose class is kept secret.
-                if label >= 0 and (only is None or (split, number) in only):
+                if label >= 0:  # TFDS gives -1 to an image whose class is kept secret
                     labels[split, number] = label
                     yield (split, number), partial(bytes, encoded)
 

@@ -30,6 +30,11 @@ RECENT_NS = 2 * 10**9
 AT_ONCE = 500
 
 
+def decoders() -> tuple:
+    """What decides what is seen of an image, and how it is stored: where that changes, nothing is gone on from."""
+    return PIL.__version__, *(Path(str(module.__file__)).read_bytes() for module in (decoding, depth))
+
+
 class Unfinished:
     """A folder that keeps what a download has done so far; None keeps nothing.
 
@@ -51,12 +56,12 @@ class Unfinished:
         if self._folder is None:
             return {}
         self._root = str(root)
-        code = [Path(str(module.__file__)).read_bytes() for module in (decoding, depth)]
-        identity = hashlib.sha256(repr((os.path.realpath(root), background, PIL.__version__, code)).encode()).digest()
+        identity = hashlib.sha256(repr((os.path.realpath(root), background, decoders())).encode()).digest()
         file = self._folder / "seen"
         content = file.read_bytes() if file.exists() else b""
         if content[: len(identity)] != identity:
             content = identity
+            self._forget_records()
         begin = len(identity)
         end = len(content) - (len(content) - begin) % LENGTH  # the last row may be cut short
         self._seen = file.open("r+b" if file.exists() else "w+b")
