@@ -19,16 +19,16 @@ def main(*arguments: str) -> None:
     project = engine.Project.committed(asked.git, asked.remote)
     resources = engine.Resources(asked.cpus, asked.gpus, asked.memory, asked.retries, asked.scratch)
     if asked.search:
-        failed = search.search(project, asked.set_param, asked.search, asked.objective, resources)
+        failed = search.search(project, asked.set_param, asked.search, asked.objective, asked.variant, resources)
     else:
         found = points.grid(asked.set_param, project.revision)
         finished = project.finished()
         missing = [point for point in found if point.name not in finished]
         tell(f"{len(found)} points, of which {asked.git} has {len(found) - len(missing)}")
-        failed = engine.sweep(project, missing, points.groups(missing), resources) if missing else 0
+        failed = engine.sweep(project, missing, resources) if missing else 0
     tell(f"results: dvc exp pull {asked.git}, then dvc exp show")
     if failed:
-        raise InputError(f"{failed} points failed; the same command runs them again")
+        raise InputError(f"{failed} points failed; the same command tries again, and runs no other twice")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,8 +46,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--memory", type=float, default=0, metavar="GB", help="of a point (default: not counted)")
     command.add_argument("--retries", type=int, default=3, help="of a point whose host is lost (default: 3)")
     command.add_argument("--scratch", default="", metavar="DIR", help="on hosts, for clones and DVC's cache")
-    command.add_argument("--search", type=int, default=0, metavar="N", help="try N points that Optuna chooses")
+    command.add_argument("--search", type=int, default=0, metavar="N", help="try at most N points, as Optuna chooses")
     command.add_argument("--objective", default="accuracy,size_bytes", metavar="A,B", help="what --search is for")
+    command.add_argument(
+        "--variant", default="", help="of which --search reads them (default: that which compare selects)"
+    )
     return command
 
 

@@ -1,24 +1,27 @@
 """Runs the points of a sweep on Ray: on the cluster that RAY_ADDRESS or `ray start` names, or on this machine."""
 
+import json
 import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from bitlite.workflow.errors import InputError, one_line, tell
 from sweep import task
-from sweep.points import Group, Point
+from sweep.points import Group, Point, groups
 from sweep.task import Job, Outcome
 
 LOGS = Path(".dvc/tmp/sweep")
+# Seconds to wait for a first host.
+PATIENCE = 60
 # Lines of a log that are shown of what failed.
 SHOWN = 6
 
@@ -50,9 +53,12 @@ class Project:
             address = _git("remote", "get-url", git)
         if Path(address).exists():
             address = str(Path(address).resolve())
-        tips = {line.split()[0] for line in _git("ls-remote", "--heads", "--tags", address).splitlines()}
+        tips = {line.split()[0] for line in _git("ls-remote", "--heads", address).splitlines()}
         if not any(_holds(tip, revision) for tip in tips):
-            raise InputError(f"{git} has no branch with the last commit, {revision[:7]}: git push {git} HEAD")
+            raise InputError(
+                f"{git} has no branch known here that holds the last commit, {revision[:7]}: git push {git} HEAD; "
+                f"if others have pushed since, git fetch {git} first"
+            )
         remote = remote or _dvc_config("core.remote")
         if not remote:
             raise InputError("there is no DVC remote: dvc remote add -d NAME ADDRESS, and commit .dvc/config")
@@ -73,10 +79,12 @@ class Project:
         pattern = f"refs/exps/{self.revision[:2]}/{self.revision[2:]}/*"
         return {line.rpartition("/")[2] for line in _git("ls-remote", self.git, pattern).splitlines()}
 
-    def file(self, point: Point, path: str) -> str:
-        """The content of a file that is in Git, of an experiment that the Git remote has."""
-        _git("fetch", "--quiet", self.git, f"refs/exps/{self.revision[:2]}/{self.revision[2:]}/{point.name}")
-        return _git("show", f"FETCH_HEAD:{path}")
+    def metrics(self, point: Point, *names: str) -> list[dict]:
+        """The content of some files of metrics/, by their names, of an experiment that the Git remote has."""
+        ref = f"refs/exps/{self.revision[:2]}/{self.revision[2:]}/{point.name}"
+        commit = _git("ls-remote", self.git, ref).split()[0]
+        _git("fetch", "--quiet", self.git, ref)
+        return [json.loads(_git("show", f"{commit}:metrics/{name}.json")) for name in names]
 
 
 def _dvc_config(key: str) -> str:
@@ -101,7 +109,7 @@ def _git(*arguments: str) -> str:
 class Resources:
     """What a point takes of its host, and how often one is tried anew whose host is lost.
 
-    cpus: 0 is all that the smallest host has, so that nothing else runs where a point is timed. memory_gb: 10^9 bytes.
+    cpus: 0 is all that the smallest host has: of equal hosts each runs one point at a time. memory_gb: 10^9 bytes.
     scratch: the folder of clones and cache on hosts' own disks; '' is that of temporary files.
     """
 
@@ -115,10 +123,8 @@ class Resources:
 class Engine:
     """Runs points of a project as tasks of Ray. Made by `engine`."""
 
-    def __init__(self, project: Project, resources: Resources, cpus: float, slots: int) -> None:
-        # How many points run at once.
-        self.slots = slots
-        self._project, self._resources = project, resources
+    def __init__(self, project: Project, resources: Resources, cpus: float) -> None:
+        self._project, self._resources, self._cpus = project, resources, cpus
         self._run = ray.remote(task.run).options(
             num_cpus=cpus,
             num_gpus=resources.gpus,
@@ -126,69 +132,90 @@ class Engine:
             max_retries=resources.retries,
             scheduling_strategy="SPREAD",
         )
-        self._running: dict[ray.ObjectRef, Point] = {}
-        self._free = ray.available_resources().get("CPU", 0)
+        self._points: dict[ray.ObjectRef, Point] = {}
+        # What groups have in common, and the points that wait for it.
+        self._common: dict[ray.ObjectRef, tuple[Point, ...]] = {}
+        self._idle = ray.available_resources().get("CPU", 0)
 
-    def start_common(self, group: Group) -> ray.ObjectRef | None:
-        """Start what the points of a group have in common, if anything: `start` takes it."""
-        if not group.common:
-            return None
-        tell(f"{len(group.common)} stages are common to points, and run once, before them")
-        return self._run.remote(self._job(group.points[0])._replace(name="", stages=group.common), None)
+    def slots(self) -> int:
+        """How many points the hosts that are there now run at once."""
+        asked = {"CPU": self._cpus, "GPU": self._resources.gpus, "memory": self._resources.memory_gb * 10**9}
+        return sum(_fits(host, asked) for host in _hosts())
 
-    def start(self, point: Point, common: ray.ObjectRef | None = None) -> None:
-        """Start a point, once what it has in common with others is done."""
-        self._running[self._run.remote(self._job(point), common)] = point
+    def start(self, point: Point) -> None:
+        self._points[self._run.remote(self._job(point.overrides, name=point.name))] = point
 
-    def finished(self) -> Iterator[tuple[Point, Outcome]]:
+    def start_group(self, group: Group) -> None:
+        """Start the points of a group, once what they have in common is done: it can only save them time."""
+        if not group.stages:
+            for point in group.points:
+                self.start(point)
+            return
+        tell(f"{len(group.stages)} stages are common to points, and run once, before them")
+        self._common[self._run.remote(self._job(group.overrides, stages=group.stages))] = group.points
+
+    def outcomes(self) -> Iterator[tuple[Point, Outcome]]:
         """Each started point when it is over; more may be started meanwhile."""
-        while self._running:
-            (ref,), _ = ray.wait(list(self._running), num_returns=1)
-            point = self._running.pop(ref)
-            try:
-                outcome = ray.get(ref)
-            except RayError as error:
-                outcome = Outcome("a host that was lost", 0, "", one_line(error))
-            LOGS.mkdir(parents=True, exist_ok=True)
-            (LOGS / f"{point.name}.log").write_text(outcome.log)
-            yield point, outcome
+        while running := [*self._points, *self._common]:
+            (ref,), _ = ray.wait(running, num_returns=1)
+            outcome = _outcome(ref)
+            if ref in self._points:
+                yield self._points.pop(ref), outcome
+                continue
+            if outcome.failed:
+                told("what points have in common", "common", outcome)
+            for point in self._common.pop(ref):
+                self.start(point)
 
     def cancel(self) -> None:
         """Interrupt what runs, and wait until it has cleaned up."""
-        for ref in self._running:
+        running = [*self._points, *self._common]
+        for ref in running:
             ray.cancel(ref)
-        # A task counts as cancelled before it has ended; its processors are free when it has.
+        # A task counts as cancelled before it has ended; its processors are idle when it has.
         end = time.monotonic() + 2 * task.CLEAN_UP
-        while self._running and ray.available_resources().get("CPU", 0) < self._free and time.monotonic() < end:
+        while running and ray.available_resources().get("CPU", 0) < self._idle and time.monotonic() < end:
             time.sleep(0.2)
 
-    def _job(self, point: Point) -> Job:
+    def _job(self, overrides: tuple[str, ...], name: str = "", stages: tuple[str, ...] = ()) -> Job:
         project = self._project
-        return Job(
-            project.git, project.revision, project.remote, project.place, point.overrides, point.name,
-            scratch=self._resources.scratch, author=project.author,
-        )  # fmt: skip
+        where = project.git, project.revision, project.remote, project.place
+        return Job(*where, overrides, name, stages, self._resources.scratch, project.author)
+
+
+def _outcome(ref: ray.ObjectRef) -> Outcome:
+    try:
+        return ray.get(ref)
+    except RayTaskError as error:  # in the task's own code
+        return Outcome("its host", 0, "", one_line(error.cause))
+    except RayError as error:
+        return Outcome("a host that was lost", 0, "", one_line(error))
 
 
 @contextmanager
 def engine(project: Project, resources: Resources) -> Iterator[Engine]:
     """An engine as long as the block lasts; what still runs when it is left, as by Ctrl-C, is interrupted.
 
-    Raises InputError if no host has what a point takes, unless more may come, as in a cluster that scales.
+    Raises InputError if no host has what a point takes.
     """
     ray.cloudpickle.register_pickle_by_value(task)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     ray.init(log_to_driver=False, configure_logging=True, logging_level=logging.ERROR, include_dashboard=False)
     try:
-        hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        cpus = resources.cpus or min(host.get("CPU", 0) for host in hosts if host.get("CPU", 0))
-        asked = {"CPU": cpus, "GPU": resources.gpus, "memory": resources.memory_gb * 10**9}
-        slots = sum(_fits(host, asked) for host in hosts)
+        end = time.monotonic() + PATIENCE
+        while not (hosts := _hosts()) and time.monotonic() < end:
+            time.sleep(1)
+        if not hosts:
+            raise InputError(f"no host that runs tasks has joined the cluster within {PATIENCE} seconds")
+        cpus = resources.cpus or min(host["CPU"] for host in hosts)
+        made = Engine(project, resources, cpus)
         about = f"{cpus:g} CPUs, {resources.gpus:g} GPUs and {resources.memory_gb:g} GB"
-        if not slots:
-            raise InputError(f"a point takes {about}, which none of {len(hosts)} hosts has: --cpus, --gpus, --memory")
+        if not (slots := made.slots()):
+            most = ", ".join(f"{max(host.get(name, 0) for host in hosts):g} {name}" for name in ("CPU", "GPU"))
+            raise InputError(f"a point takes {about}, which no host has; they have at most {most}")
         tell(f"{len(hosts)} hosts, on which {slots} points run at once; each takes {about}")
-        made = Engine(project, resources, cpus, slots)
+        if slots > len(hosts):
+            tell("points that share a host disturb each other's timings: --cpus says how many processors each takes")
         try:
             yield made
         finally:
@@ -197,30 +224,38 @@ def engine(project: Project, resources: Resources) -> Iterator[Engine]:
         ray.shutdown()
 
 
+def _hosts() -> list[dict[str, float]]:
+    """The resources of each host that runs tasks."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+
 def _fits(host: dict[str, float], asked: dict[str, float]) -> int:
     return int(min(host.get(name, 0) // amount for name, amount in asked.items() if amount))
 
 
-def sweep(project: Project, points: Sequence[Point], groups: Iterable[Group], resources: Resources) -> int:
-    """Run all points in groups, telling of each as it ends. The number of those that failed."""
+def sweep(project: Project, points: Sequence[Point], resources: Resources) -> int:
+    """Run all points, telling of each as it ends. The number of those that failed."""
     failed = 0
     with engine(project, resources) as on:
-        for group in groups:
-            common = on.start_common(group)
-            for point in group.points:
-                on.start(point, common)
-        for number, (point, outcome) in enumerate(on.finished(), 1):
+        for group in groups(points):
+            on.start_group(group)
+        for number, (point, outcome) in enumerate(on.outcomes(), 1):
             failed += bool(outcome.failed)
-            told(f"{number}/{len(points)}", point, outcome)
+            told(f"{number}/{len(points)} {point}", point.name, outcome)
     return failed
 
 
-def told(where: str, point: Point, outcome: Outcome) -> None:
-    """Tell of a point that is over."""
+def told(what: str, name: str, outcome: Outcome) -> None:
+    """Tell of a task that is over, and keep its log under this name."""
+    log = LOGS / f"{name}.log"
+    if outcome.log:
+        LOGS.mkdir(parents=True, exist_ok=True)
+        log.write_text(outcome.log)
     if not outcome.failed:
-        tell(f"{where} {point}: done on {outcome.host} in {outcome.seconds:.0f} s")
+        tell(f"{what}: done on {outcome.host} in {outcome.seconds:.0f} s")
         return
-    tell(f"{where} {point}: failed on {outcome.host} in {outcome.seconds:.0f} s, {outcome.failed}")
+    tell(f"{what}: failed on {outcome.host} in {outcome.seconds:.0f} s: {outcome.failed}")
     for line in [line for line in outcome.log.splitlines() if line.strip()][-SHOWN:]:
         tell(f"    {line}")
-    tell(f"    the whole log: {LOGS / point.name}.log")
+    if outcome.log:
+        tell(f"    the whole log: {log}")

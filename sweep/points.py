@@ -35,10 +35,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Group:
-    """Points, and the stages that come to the same for all of them; none if nothing would be gained."""
+    """Points, the overrides that all of them have, and the `stages` that these alone decide; () if not worth a task."""
 
     points: tuple[Point, ...]
-    common: tuple[str, ...]
+    overrides: tuple[str, ...]
+    stages: tuple[str, ...]
 
 
 def grid(sweeps: Sequence[str], revision: str) -> list[Point]:
@@ -60,14 +61,15 @@ def groups(points: Sequence[Point]) -> list[Group]:
     found = []
     for each in alike.values():
         same = frozenset.intersection(*(frozenset(point.overrides) for point in each))
-        varied = {override for point in each for override in point.overrides if override not in same}
-        found.append(Group(tuple(each), stages.common(varied) if len(each) > 1 else ()))
+        varied = {override for point in each for override in point.overrides} - same
+        common = stages.common(same, varied) if len(each) > 1 else ()
+        found.append(Group(tuple(each), tuple(sorted(same)), common))
     return found
 
 
-def common(varied: Iterable[str]) -> tuple[str, ...]:
-    """The stages that come to the same for all points which differ by `varied` overrides alone; see Group."""
-    return _Stages().common(varied)
+def group(points: Sequence[Point], same: Sequence[str], varied: Iterable[str]) -> Group:
+    """The first points of a search: all have the overrides `same`, and differ by the keys of those in `varied`."""
+    return Group(tuple(points), tuple(same), _Stages().common(same, varied))
 
 
 class _Stages:
@@ -85,10 +87,13 @@ class _Stages:
         except DvcException as error:
             raise InputError(f"dvc.yaml can't be read: {one_line(error)}") from error
 
-    def common(self, varied: Iterable[str]) -> tuple[str, ...]:
-        """The stages that `varied` overrides leave alone, whatever the host; none if all they do is to check."""
+    def common(self, same: Iterable[str], varied: Iterable[str]) -> tuple[str, ...]:
+        """The stages that `varied` overrides leave alone, whatever the host; none if all they do is to check.
+
+        Nor those that overrides in `same` take out of dvc.yaml: it stands here without them.
+        """
         of_a_host = self._below({name for name, stage in self._stages.items() if stage.always_changed})
-        found = set(self._stages) - self.changed(varied) - of_a_host
+        found = set(self._stages) - self.changed([*varied, *filter(_takes_out, same)]) - of_a_host
         return tuple(sorted(found)) if any(self._keys(name) for name in found) else ()
 
     def changed(self, overrides: Iterable[str]) -> set[str]:
@@ -113,6 +118,12 @@ class _Stages:
 
 def _key(override: str) -> str:
     return to_hydra_overrides([override])[0].key_or_group
+
+
+def _takes_out(override: str) -> bool:
+    """Whether an override may leave keys out that params.yaml has."""
+    parsed = to_hydra_overrides([override])[0]
+    return parsed.is_delete() or isinstance(parsed.value(), dict)
 
 
 def _related(key: str, other: str) -> bool:

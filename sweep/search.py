@@ -2,8 +2,8 @@
 
 import csv
 import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -15,25 +15,25 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from bitlite.report.picture import COLOURS, GRID
 from bitlite.workflow.errors import InputError, one_line, tell
 from bitlite.workflow.paths import PLOTS
 from sweep.engine import LOGS, Project, Resources, engine, told
-from sweep.points import Group, Point, common
+from sweep.points import Point, group
 
-# What can be searched for, of the variant that `compare` chooses: the folder of metrics/ and the key that say it, and
-# which way is better. Choices are made by validation, as everywhere; the test split is for the end.
+# What can be searched for: the folder of metrics/ and the key that say it of a variant, and which way is better.
+# Choices are made by validation, as everywhere; the test split is for the end. speedup is against the baseline, timed
+# in turns on the same machine: comparable though unlike hosts timed the points.
 OBJECTIVES = {
     "accuracy": ("evaluate", "validation_accuracy", "maximize"),
     "size_bytes": ("evaluate", "size_bytes", "minimize"),
     "gzip_bytes": ("evaluate", "gzip_bytes", "minimize"),
     "latency_ms_p50": ("benchmark", "latency_ms_p50", "minimize"),
     "peak_memory_mb": ("benchmark", "peak_memory_mb", "minimize"),
-    # By the baseline, in turns on the same machine: comparable though unlike hosts timed the points.
-    "speedup": ("summary", "speedup", "maximize"),
+    "speedup": ("benchmark", "speedup", "maximize"),
 }
 SEARCHES = PLOTS / "search"
-BLUE = "#0072B2"
-# Significant digits of a number out of an interval.
+# Digits of a number out of an interval: of its width, or of the number itself where steps are by a factor.
 DIGITS = 3
 
 
@@ -46,7 +46,7 @@ class Space:
 
     @classmethod
     def of(cls, sweeps: Sequence[str]) -> "Space":
-        """The space of `-S` options in Hydra's spelling: key=a,b, range(A,B,STEP), interval(A,B), tag(log, interval)).
+        """The space of `-S` options, as Hydra spells a,b, range(A,B,STEP), interval(A,B) and tag(log, interval(A,B)).
 
         Raises InputError if one can't be read, or if there is nothing to choose.
         """
@@ -62,7 +62,18 @@ class Space:
 
     def overrides(self, chosen: Mapping[str, object]) -> tuple[str, ...]:
         """The `-S` options of a point, by what was chosen for each free key."""
-        return (*self.fixed, *(f"{key}={_text(value)}" for key, value in chosen.items()))
+        return (*self.fixed, *(f"{key}={self.text(key, chosen[key])}" for key in self.free))
+
+    def text(self, key: str, value: object) -> str:
+        """A chosen value as an override has it, with few digits: it is to be read."""
+        kind = self.free[key]
+        if not isinstance(kind, FloatDistribution) or not isinstance(value, float):
+            return str(value)
+        if kind.log:
+            rounded = float(f"{value:.{DIGITS}g}")
+        else:
+            rounded = round(value, DIGITS - 1 - math.floor(math.log10(kind.step or kind.high - kind.low)))
+        return f"{min(max(rounded, kind.low), kind.high):.12g}"
 
     def varied(self) -> list[str]:
         """An override of each free key."""
@@ -75,70 +86,86 @@ def _distribution(override: Override) -> BaseDistribution:
             if isinstance(low, int) and isinstance(high, int):
                 return IntDistribution(low, high, log="log" in tags)
             return FloatDistribution(low, high, log="log" in tags)
-        case RangeSweep() as steps:
-            first, *_, last = values = list(steps.range())
-            kind = IntDistribution if all(isinstance(each, int) for each in values) else FloatDistribution
-            return kind(first, last, step=values[1] - first)
+        case RangeSweep(step=step) as steps if len(values := sorted(steps.range())) > 1:
+            if all(isinstance(each, int) for each in values):
+                return IntDistribution(values[0], values[-1], step=abs(int(step)))
+            return FloatDistribution(values[0], values[-1], step=abs(step))
     return CategoricalDistribution(list(override.sweep_string_iterator()))
 
 
-def _text(value: object) -> str:
-    return f"{value:.{DIGITS}g}" if isinstance(value, float) else str(value)
+def search(project: Project, sweeps: Sequence[str], count: int, asked: str, variant: str, resources: Resources) -> int:
+    """Try at most `count` points of the space that `sweeps` span, each where earlier ones make it promising.
 
-
-def search(project: Project, sweeps: Sequence[str], count: int, asked: str, resources: Resources) -> int:
-    """Try `count` points of the space that `sweeps` span, each where earlier ones make it promising.
-
-    Started again with equal arguments it goes on with what is missing. Writes all points and a picture of them below
-    plots/search, and prints the Pareto front. The number of points that failed.
+    What is `asked` for is read of a variant, or if that is '' of the one that `compare` selects. Started again with
+    equal arguments it goes on with what is missing. Writes all points and a picture of them below plots/search, and
+    prints the Pareto front. The number of points that failed.
     """
     objectives = asked.split(",")
     if unknown := [each for each in objectives if each not in OBJECTIVES]:
         raise InputError(f"--objective has {', '.join(unknown)}; there are {', '.join(OBJECTIVES)}")
     space = Space.of(sweeps)
-    name = hashlib.sha256(repr((project.revision, sorted(sweeps), objectives)).encode()).hexdigest()[:10]
+    name = hashlib.sha256(repr((project.revision, sorted(sweeps), objectives, variant)).encode()).hexdigest()[:10]
     study = _study(name, objectives)
     left = count - len(study.get_trials(states=[TrialState.COMPLETE]))
     tell(f"search {name}: {count} points, of which {min(count, count - left)} are done")
-    failed = _run(study, space, project, objectives, left, resources) if left > 0 else 0
+    wanted = Wanted(project, objectives, variant)
+    failed = _run(study, space, wanted, left, resources) if left > 0 else 0
     _show(study, space, project.revision, objectives, name)
     return failed
 
 
-def _run(
-    study: optuna.Study, space: Space, project: Project, objectives: list[str], left: int, resources: Resources
-) -> int:
+@dataclass(frozen=True)
+class Wanted:
+    """What a search reads of a point's metrics."""
+
+    project: Project
+    objectives: Sequence[str]
+    variant: str
+
+    def values(self, point: Point) -> list[float]:
+        """The objectives of a point, in order. Raises InputError if its variant is not there."""
+        variant = self.variant or self.project.metrics(point, "summary")[0]["selected"]
+        folders = ("evaluate", "benchmark")
+        found = dict(zip(folders, self.project.metrics(point, *(f"{each}/{variant}" for each in folders)), strict=True))
+        timing = found["benchmark"]
+        timing["speedup"] = timing["baseline_ms_p50"] / timing["latency_ms_p50"]
+        return [found[folder][key] for folder, key, _ in (OBJECTIVES[each] for each in self.objectives)]
+
+
+def _run(study: optuna.Study, space: Space, wanted: Wanted, left: int, resources: Resources) -> int:
+    project = wanted.project
     finished, failed = project.finished(), 0
     trials: dict[Point, optuna.Trial] = {}
+
+    def asked(most: int) -> Iterator[Point]:
+        """Points that are to run, while fewer than `most` do and some are left."""
+        nonlocal left
+        while left and len(trials) < most:
+            left -= 1
+            trial = study.ask(dict(space.free))
+            point = Point.of(space.overrides(trial.params), project.revision)
+            if point.name in finished:
+                study.tell(trial, wanted.values(point))
+            elif point in trials:  # it is chosen twice at once
+                study.tell(trial, state=TrialState.FAIL)
+            else:
+                trials[point] = trial
+                yield point
+
     with engine(project, resources) as on:
-        shared = None
-
-        def begin() -> None:
-            nonlocal left, shared
-            while left and len(trials) < on.slots:
-                left -= 1
-                trial = study.ask(dict(space.free))
-                point = Point.of(space.overrides(trial.params), project.revision)
-                if point.name in finished:
-                    study.tell(trial, _values(project, point, objectives))
-                elif point in trials:  # it is chosen twice at once
-                    study.tell(trial, state=TrialState.FAIL)
-                else:
-                    shared = shared or on.start_common(Group((point,), common(space.varied())))
-                    trials[point] = trial
-                    on.start(point, shared)
-
-        begin()
-        for number, (point, outcome) in enumerate(on.finished(), 1):
-            told(f"{number}", point, outcome)
+        if first := list(asked(on.slots())):
+            on.start_group(group(first, space.fixed, space.varied()))
+        for number, (point, outcome) in enumerate(on.outcomes(), 1):
+            told(f"{number} {point}", point.name, outcome)
             trial = trials.pop(point)
             if outcome.failed:
                 failed += 1
                 study.tell(trial, state=TrialState.FAIL)
             else:
                 finished.add(point.name)
-                study.tell(trial, _values(project, point, objectives))
-            begin()
+                study.tell(trial, wanted.values(point))
+            for more in asked(on.slots()):
+                on.start(more)
     return failed
 
 
@@ -160,14 +187,6 @@ def _study(name: str, objectives: Iterable[str]) -> optuna.Study:
     return study
 
 
-def _values(project: Project, point: Point, objectives: Iterable[str]) -> list[float]:
-    summary = json.loads(project.file(point, "metrics/summary.json"))
-    files = {"summary": summary}
-    for folder in ("evaluate", "benchmark"):
-        files[folder] = json.loads(project.file(point, f"metrics/{folder}/{summary['selected']}.json"))
-    return [files[file][key] for file, key, _ in (OBJECTIVES[each] for each in objectives)]
-
-
 def _show(study: optuna.Study, space: Space, revision: str, objectives: list[str], name: str) -> None:
     """Write and print what was found: all points, those of the Pareto front marked."""
     done = {
@@ -183,8 +202,9 @@ def _show(study: optuna.Study, space: Space, revision: str, objectives: list[str
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["experiment", "front", *objectives, *space.free])
         for point, trial in done.items():
-            rows.writerow([point.name, point in front, *trial.values, *map(_text, trial.params.values())])
-    print(f"Of {len(done)} points these are not beaten in everything by another:")
+            chosen = [space.text(key, trial.params[key]) for key in space.free]
+            rows.writerow([point.name, point in front, *trial.values, *chosen])
+    print(f"The Pareto front of {len(done)} points: no other is as good in all and better in one.")
     for point, trial in sorted(front.items(), key=lambda each: each[1].values):
         values = "  ".join(f"{key} {value:.5g}" for key, value in zip(objectives, trial.values, strict=True))
         print(f"  {values}  {point}")
@@ -202,11 +222,11 @@ def _draw(beaten: Sequence[Sequence[float]], front: Sequence[Sequence[float]], o
     """The first objective against the second, with the points of the front filled."""
     figure = Figure(figsize=(7, 5), dpi=160, layout="constrained")
     axes = figure.subplots()
-    for values, filling, label in ((beaten, "none", "another is better in everything"), (front, BLUE, "Pareto front")):
+    for values, filling, label in ((beaten, "none", "others"), (front, COLOURS[0], "Pareto front")):
         ys, xs = [each[0] for each in values], [each[1] for each in values]
-        axes.scatter(xs, ys, s=40, edgecolor=BLUE, facecolor=filling, label=label)
+        axes.scatter(xs, ys, s=40, edgecolor=COLOURS[0], facecolor=filling, label=label)
     axes.set(xlabel=objectives[1], ylabel=objectives[0])
-    axes.grid(color="#e6e8eb")
+    axes.grid(color=GRID)
     axes.set_axisbelow(True)
     axes.legend(frameon=False)
     return figure

@@ -3,7 +3,7 @@
 Ray sends this module to its hosts as it stands: it imports the standard library alone.
 """
 
-import getpass
+import fcntl
 import hashlib
 import os
 import platform
@@ -31,6 +31,8 @@ sys.exit(process.returncode)
 """
 # Where stages look for trainings that were interrupted (bitlite.workflow.paths.interrupted).
 INTERRUPTED = "models/.interrupted"
+# In the folder of each task.
+LOCK = "lock"
 # Seconds that an interrupted command has to clean up.
 CLEAN_UP = 10
 # Characters of a log that are kept.
@@ -38,7 +40,7 @@ LOG = 100_000
 
 
 class Job(NamedTuple):
-    """An experiment to run: its name, if it is to be kept, and its overrides; or only some `stages` of it."""
+    """An experiment to run, by its name and overrides; without a name, only `stages` for the run cache."""
 
     git: str
     revision: str
@@ -63,23 +65,22 @@ class Outcome(NamedTuple):
     failed: str = ""
 
 
-def run(job: Job, shared: Outcome | None) -> Outcome:
-    """Do the job, unless what it shares with others failed, and send its results to the Git and DVC remotes.
+def run(job: Job) -> Outcome:
+    """Do the job, and send its results to the Git and DVC remotes.
 
     Data and run cache go first: an experiment that is on the Git remote has everything.
     """
-    start, host = time.monotonic(), platform.node()
-    if shared and shared.failed:
-        return Outcome(host, 0, shared.log, f"what it has in common with others failed: {shared.failed}")
-    scratch = Path(job.scratch or tempfile.gettempdir()) / f"bitlite-sweep-{getpass.getuser()}"
+    start = time.monotonic()
+    # Of this user and project: the run cache goes to the DVC remote as a whole.
+    project = hashlib.sha256(job.git.encode()).hexdigest()[:10]
+    scratch = Path(job.scratch or tempfile.gettempdir()) / f"bitlite-sweep-{os.getuid()}" / project
     scratch.mkdir(parents=True, exist_ok=True)
-    label = job.name or "common"
-    if job.name:
-        for left in scratch.glob(f"{job.name}.*"):  # by a host that was killed
-            shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{label}.", dir=scratch))
+    _clear_abandoned(scratch)
+    folder = Path(tempfile.mkdtemp(prefix=f"{job.name or 'common'}.", dir=scratch))
     failed = ""
-    with (folder / "log").open("w+b") as log:
+    with (folder / "its lock").open("w") as lock, (folder / "log").open("w+b") as log:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / "its lock").rename(folder / LOCK)  # others look for it only now
         try:
             _experiment(job, folder / "clone", scratch, log)
         except subprocess.CalledProcessError as error:
@@ -88,7 +89,18 @@ def run(job: Job, shared: Outcome | None) -> Outcome:
             log.seek(max(0, log.seek(0, os.SEEK_END) - LOG))
             said = log.read().decode(errors="replace")
             shutil.rmtree(folder, ignore_errors=True)
-    return Outcome(host, time.monotonic() - start, said, failed)
+    return Outcome(platform.node(), time.monotonic() - start, said, failed)
+
+
+def _clear_abandoned(scratch: Path) -> None:
+    """Remove the folders of tasks that were killed: nobody holds their locks."""
+    for path in scratch.glob(f"*/{LOCK}"):
+        try:
+            with path.open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path.parent, ignore_errors=True)
+        except OSError:  # it is held, or gone
+            continue
 
 
 def _experiment(job: Job, clone: Path, scratch: Path, log) -> None:
