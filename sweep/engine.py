@@ -28,12 +28,11 @@ SHOWN = 6
 
 @dataclass(frozen=True)
 class Project:
-    """What hosts clone: a `revision` of the repository at `git`, with data in the DVC remote `remote`, at `place`."""
+    """What hosts clone: a `revision` of the repository at `git`, with data in the DVC remote `remote`."""
 
     git: str
     revision: str
     remote: str
-    place: str
     author: tuple[tuple[str, str], ...]
 
     @classmethod
@@ -72,7 +71,11 @@ class Project:
         who = {"NAME": _git("config", "--default", "sweep", "user.name")}
         who["EMAIL"] = _git("config", "--default", "sweep@localhost", "user.email")
         author = tuple((f"GIT_{role}_{key}", who[key]) for role in ("AUTHOR", "COMMITTER") for key in who)
-        return cls(address, revision, remote, place, author)
+        if "://" not in place and place not in Path(".dvc/config").read_text():
+            raise InputError(
+                f"the DVC remote {remote} is a path from .dvc on; DVC finds it in clones by its whole path alone"
+            )
+        return cls(address, revision, remote, author)
 
     def finished(self) -> set[str]:
         """Names of the experiments on this revision that the Git remote has."""
@@ -179,7 +182,7 @@ class Engine:
 
     def _job(self, overrides: tuple[str, ...], name: str = "", stages: tuple[str, ...] = ()) -> Job:
         project = self._project
-        where = project.git, project.revision, project.remote, project.place
+        where = project.git, project.revision, project.remote
         return Job(*where, overrides, name, stages, self._resources.scratch, project.author)
 
 

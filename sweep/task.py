@@ -44,9 +44,7 @@ class Job(NamedTuple):
 
     git: str
     revision: str
-    # The DVC remote, and where it is: a path may be one from the folder of another clone on.
     remote: str
-    place: str
     overrides: tuple[str, ...]
     name: str = ""
     stages: tuple[str, ...] = ()
@@ -120,7 +118,6 @@ def _experiment(job: Job, clone: Path, scratch: Path, log) -> None:
     # Experiments of a host share what they pull, and trainings that were interrupted there go on.
     call("dvc", "config", "--local", "cache.dir", str(scratch / "cache"))
     call("dvc", "config", "--local", "core.remote", job.remote)
-    call("dvc", "config", "--local", f"remote.{job.remote}.url", job.place)
     (scratch / "interrupted").mkdir(exist_ok=True)
     (clone / INTERRUPTED).parent.mkdir(exist_ok=True)
     (clone / INTERRUPTED).symlink_to(scratch / "interrupted")

@@ -120,7 +120,7 @@ def project(tmp_path, places, monkeypatch):
     params = PARAMS.replace("STEPS", str(next(STEPS)))
     for name, content in (("dvc.yaml", DVC), ("params.yaml", params), ("work.py", WORK), (".gitignore", "/models/\n")):
         Path(name).write_text(content)
-    dvc("remote", "add", "-d", "storage", "../storage")  # which hosts find by its whole path
+    dvc("remote", "add", "-d", "storage", tmp_path / "storage")
     git("add", ".")
     git("commit", "--quiet", "--message=a project")
     git("init", "--quiet", "--bare", tmp_path / "remote.git")
@@ -250,7 +250,6 @@ def test_timings_never_come_from_another_host_and_all_else_does(project, places,
             there.git,
             there.revision,
             there.remote,
-            there.place,
             (f"+note={number}",),
             f"note{number}",
             scratch=places / host,
@@ -304,8 +303,17 @@ def test_a_host_that_is_killed_loses_nothing(cluster, project, places):
     assert "on victim" not in " ".join(line for line in ran(places) if "benchmark" in line)
 
 
-def without_remote():
-    Path(".dvc/config").write_text("")
+OTHER = """
+[core]
+    remote = other
+['remote "other"']
+    url = ../../storage
+"""
+
+
+def configured(text):
+    """Commit and push another .dvc/config."""
+    Path(".dvc/config").write_text(text)
     git("commit", "--quiet", "--all", "--message=another")
     git("push", "--quiet", "origin", "main")
 
@@ -317,7 +325,8 @@ def without_remote():
         (lambda: git("commit", "--quiet", "--allow-empty", "--message=b"), "git push origin HEAD"),
         (lambda: git("push", "--quiet", "origin", ":main"), "git push origin HEAD"),
         (lambda: git("remote", "set-url", "origin", "nowhere"), "git ls-remote"),
-        (without_remote, "there is no DVC remote: dvc remote add -d NAME ADDRESS"),
+        (lambda: configured(""), "there is no DVC remote: dvc remote add -d NAME ADDRESS"),
+        (lambda: configured(OTHER), "the DVC remote other is a path from .dvc on"),
     ],
 )
 def test_what_hosts_could_not_get_is_refused(project, make, told):
