@@ -4,9 +4,11 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -188,3 +190,18 @@ def test_hosts_that_are_not_to_do_the_same_are_told(folders):
     assert codes == [1, 1]
     assert "this host is to do something else than the first one" in errors[1]
     assert "another host has ended" in errors[0]
+
+
+def test_ctrl_c_ends_a_host_that_waits_for_others(folders):
+    cluster = {"worker": ["127.0.0.1:0", "127.0.0.1:1"]}  # where nobody answers
+    config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 1}})
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CONFIG": config}
+    command = [sys.executable, "-m", "stages.finetune"]
+    with subprocess.Popen(command, cwd=folders[1], env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert any("waiting for the hosts that TF_CONFIG names" in line for line in process.stderr)
+            time.sleep(3)  # by then it waits in TensorFlow's own code
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=5) == -signal.SIGINT
+        finally:
+            process.kill()

@@ -11,6 +11,7 @@ from bitlite.bit import network
 from bitlite.training import limits
 from bitlite.training.hyperrule import MOMENTUM
 from bitlite.training.recipe import Recipe
+from bitlite.workflow.ending import ended_by_ctrl_c
 from bitlite.workflow.errors import tell
 from bitlite.workflow.params import Auto
 
@@ -29,7 +30,8 @@ def strategy(devices: str, threads: Auto | int) -> tf.distribute.Strategy:
     if devices == "all_hosts":
         if "TF_CONFIG" in os.environ:
             tell("waiting for the hosts that TF_CONFIG names")
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        with ended_by_ctrl_c():  # it may wait for an hour
+            return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.get_strategy()
 
 

@@ -5,7 +5,8 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # Seconds between two looks at DVC, and those that an interrupted stage has to clean up.
@@ -24,6 +25,18 @@ def main_begins() -> None:
     """From here on Ctrl-C raises KeyboardInterrupt, as ever."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def ended_by_ctrl_c() -> Iterator[None]:
+    """In the block Ctrl-C ends this process at once: for libraries that wait where Python does not see it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _end(*_: object) -> None:
