@@ -8,6 +8,7 @@ the DVC remote. docs/sweeps.md tells how hosts are set up.
 """
 
 import argparse
+import math
 
 from bitlite.workflow.command import run
 from bitlite.workflow.errors import InputError, tell
@@ -16,6 +17,8 @@ from sweep import engine, points, search
 
 def main(*arguments: str) -> None:
     asked = parser().parse_args(arguments)
+    if not asked.search and (asked.objective or asked.variant):
+        raise InputError("--objective and --variant are for --search")
     project = engine.Project.committed(asked.git, asked.remote)
     resources = engine.Resources(asked.cpus, asked.gpus, asked.memory, asked.retries, asked.scratch)
     if asked.search:
@@ -24,11 +27,11 @@ def main(*arguments: str) -> None:
         found = points.grid(asked.set_param, project.revision)
         finished = project.finished()
         missing = [point for point in found if point.name not in finished]
-        tell(f"{len(found)} points, of which {asked.git} has {len(found) - len(missing)}")
+        tell(f"points: {len(found)}, of which {asked.git} has {len(found) - len(missing)}")
         failed = engine.sweep(project, missing, resources) if missing else 0
     tell(f"results: dvc exp pull {asked.git}, then dvc exp show")
     if failed:
-        raise InputError(f"{failed} points failed; the same command tries again, and runs no other twice")
+        raise InputError(f"points that failed: {failed}; the same command tries again, and runs no other twice")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,17 +44,31 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     command.add_argument("--git", default="origin", help="the Git remote that gets experiments (default: origin)")
     command.add_argument("--remote", default="", help="the DVC remote that gets their data (default: the project's)")
-    command.add_argument("--cpus", type=float, default=0, help="of a point (default: all of the smallest host)")
-    command.add_argument("--gpus", type=float, default=0, help="of a point (default: 0)")
-    command.add_argument("--memory", type=float, default=0, metavar="GB", help="of a point (default: not counted)")
-    command.add_argument("--retries", type=int, default=3, help="of a point whose host is lost (default: 3)")
+    command.add_argument("--cpus", type=_amount, default=0, help="of a point (default: all of the smallest host)")
+    command.add_argument("--gpus", type=_amount, default=0, help="of a point (default: 0)")
+    command.add_argument("--memory", type=_amount, default=0, metavar="GB", help="of a point (default: not counted)")
+    command.add_argument("--retries", type=_count, default=3, help="of a point whose host is lost (default: 3)")
     command.add_argument("--scratch", default="", metavar="DIR", help="on hosts, for clones and DVC's cache")
-    command.add_argument("--search", type=int, default=0, metavar="N", help="try at most N points, as Optuna chooses")
-    command.add_argument("--objective", default="accuracy,size_bytes", metavar="A,B", help="what --search is for")
+    command.add_argument("--search", type=_count, metavar="N", help="try at most N points, as Optuna chooses")
+    command.add_argument(
+        "--objective", default="", metavar="A,B", help="what --search is for (default: accuracy,size_bytes)"
+    )
     command.add_argument(
         "--variant", default="", help="of which --search reads them (default: that which compare selects)"
     )
     return command
+
+
+def _amount(text: str) -> float:
+    if not 0 <= (value := float(text)) < math.inf:
+        raise ValueError
+    return value
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise ValueError
+    return value
 
 
 if __name__ == "__main__":

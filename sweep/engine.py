@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -43,8 +44,8 @@ class Project:
         """
         if changes := _git("status", "--porcelain", "--untracked-files=no").splitlines():
             raise InputError(
-                f"a sweep runs what is committed, and {len(changes)} files differ from it, such as {changes[0][3:]}: "
-                "commit them, or set them aside by git stash"
+                f"a sweep runs what is committed, and {changes[0][3:]} differs from it ({len(changes)} in all): "
+                "commit, or set changes aside by git stash"
             )
         revision = _git("rev-parse", "HEAD")
         address = git
@@ -173,6 +174,8 @@ class Engine:
     def cancel(self) -> None:
         """Interrupt what runs, and wait until it has cleaned up."""
         running = [*self._points, *self._common]
+        if running:
+            tell("stopping what runs; the same command goes on with what is missing")
         for ref in running:
             ray.cancel(ref)
         # A task counts as cancelled before it has ended; its processors are idle when it has.
@@ -204,6 +207,7 @@ def engine(project: Project, resources: Resources) -> Iterator[Engine]:
     ray.cloudpickle.register_pickle_by_value(task)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     ray.init(log_to_driver=False, configure_logging=True, logging_level=logging.ERROR, include_dashboard=False)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Slurm and Kubernetes end it
     try:
         end = time.monotonic() + PATIENCE
         while not (hosts := _hosts()) and time.monotonic() < end:
@@ -212,11 +216,12 @@ def engine(project: Project, resources: Resources) -> Iterator[Engine]:
             raise InputError(f"no host that runs tasks has joined the cluster within {PATIENCE} seconds")
         cpus = resources.cpus or min(host["CPU"] for host in hosts)
         made = Engine(project, resources, cpus)
-        about = f"{cpus:g} CPUs, {resources.gpus:g} GPUs and {resources.memory_gb:g} GB"
+        asked = {"CPUs": cpus, "GPUs": resources.gpus, "GB of memory": resources.memory_gb}
+        about = ", ".join(f"{amount:g} {what}" for what, amount in asked.items() if amount)
         if not (slots := made.slots()):
             most = ", ".join(f"{max(host.get(name, 0) for host in hosts):g} {name}" for name in ("CPU", "GPU"))
             raise InputError(f"a point takes {about}, which no host has; they have at most {most}")
-        tell(f"{len(hosts)} hosts, on which {slots} points run at once; each takes {about}")
+        tell(f"hosts: {len(hosts)}; points at once: {slots}; each takes {about}")
         if slots > len(hosts):
             tell("points that share a host disturb each other's timings: --cpus says how many processors each takes")
         try:
@@ -258,7 +263,8 @@ def told(what: str, name: str, outcome: Outcome) -> None:
         tell(f"{what}: done on {outcome.host} in {outcome.seconds:.0f} s")
         return
     tell(f"{what}: failed on {outcome.host} in {outcome.seconds:.0f} s: {outcome.failed}")
-    for line in [line for line in outcome.log.splitlines() if line.strip()][-SHOWN:]:
+    said = [line for line in outcome.log.splitlines() if line.strip() and not line.startswith("WARNING:")]
+    for line in said[-SHOWN:]:
         tell(f"    {line}")
     if outcome.log:
         tell(f"    the whole log: {log}")

@@ -1,13 +1,15 @@
 """The points of a sweep, and what they have in common."""
 
 import hashlib
+import shutil
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
-from dvc.utils.hydra import get_hydra_sweeps, to_hydra_overrides
+from dvc.utils.hydra import apply_overrides, get_hydra_sweeps, to_hydra_overrides
 
 from bitlite.workflow.errors import InputError, one_line
 
@@ -47,9 +49,24 @@ def grid(sweeps: Sequence[str], revision: str) -> list[Point]:
     try:
         found = get_hydra_sweeps({PARAMS: list(sweeps)})
     except Exception as error:  # of Hydra's parser, of many types
-        raise InputError(f"-S {' -S '.join(sweeps)} can't be read: {one_line(error)}") from error
+        raise InputError(
+            f"-S {' -S '.join(sweeps)} can't be read: {one_line(error)} (interval and tag are for --search)"
+        ) from error
     points = [Point.of(each[PARAMS], revision) for each in found]
-    return list({point.name: point for point in points}.values())
+    points = list({point.name: point for point in points}.values())
+    for point in points:
+        check(point)
+    return points
+
+
+def check(point: Point) -> None:
+    """Raise InputError if params.yaml has no such keys; what their values may be its stages know."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copy(PARAMS, folder)
+        try:
+            apply_overrides(copy, list(point.overrides))
+        except Exception as error:  # of Hydra and OmegaConf, of many types
+            raise InputError(f"-S {' -S '.join(point.overrides)}: {one_line(error.__cause__ or error)}") from error
 
 
 def groups(points: Sequence[Point]) -> list[Group]:

@@ -19,7 +19,7 @@ from bitlite.report.picture import COLOURS, GRID
 from bitlite.workflow.errors import InputError, one_line, tell
 from bitlite.workflow.paths import PLOTS
 from sweep.engine import LOGS, Project, Resources, engine, told
-from sweep.points import Point, group
+from sweep.points import Point, check, group
 
 # What can be searched for: the folder of metrics/ and the key that say it of a variant, and which way is better.
 # Choices are made by validation, as everywhere; the test split is for the end. speedup is against the baseline, timed
@@ -100,14 +100,14 @@ def search(project: Project, sweeps: Sequence[str], count: int, asked: str, vari
     equal arguments it goes on with what is missing. Writes all points and a picture of them below plots/search, and
     prints the Pareto front. The number of points that failed.
     """
-    objectives = asked.split(",")
+    objectives = (asked or "accuracy,size_bytes").split(",")
     if unknown := [each for each in objectives if each not in OBJECTIVES]:
         raise InputError(f"--objective has {', '.join(unknown)}; there are {', '.join(OBJECTIVES)}")
     space = Space.of(sweeps)
     name = hashlib.sha256(repr((project.revision, sorted(sweeps), objectives, variant)).encode()).hexdigest()[:10]
     study = _study(name, objectives)
     left = count - len(study.get_trials(states=[TrialState.COMPLETE]))
-    tell(f"search {name}: {count} points, of which {min(count, count - left)} are done")
+    tell(f"search {name}: points: {count}, of which {min(count, count - left)} are done")
     wanted = Wanted(project, objectives, variant)
     failed = _run(study, space, wanted, left, resources) if left > 0 else 0
     _show(study, space, project.revision, objectives, name)
@@ -149,13 +149,15 @@ def _run(study: optuna.Study, space: Space, wanted: Wanted, left: int, resources
             elif point in trials:  # it is chosen twice at once
                 study.tell(trial, state=TrialState.FAIL)
             else:
+                check(point)
                 trials[point] = trial
                 yield point
 
+    done = len(study.get_trials(states=[TrialState.COMPLETE]))
     with engine(project, resources) as on:
         if first := list(asked(on.slots())):
             on.start_group(group(first, space.fixed, space.varied()))
-        for number, (point, outcome) in enumerate(on.outcomes(), 1):
+        for number, (point, outcome) in enumerate(on.outcomes(), done + 1):
             told(f"{number} {point}", point.name, outcome)
             trial = trials.pop(point)
             if outcome.failed:
@@ -200,7 +202,7 @@ def _show(study: optuna.Study, space: Space, revision: str, objectives: list[str
     SEARCHES.mkdir(parents=True, exist_ok=True)
     with (SEARCHES / f"{name}.csv").open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["experiment", "front", *objectives, *space.free])
+        rows.writerow(["experiment", "front", *(OBJECTIVES[each][1] for each in objectives), *space.free])
         for point, trial in done.items():
             chosen = [space.text(key, trial.params[key]) for key in space.free]
             rows.writerow([point.name, point in front, *trial.values, *chosen])
@@ -225,7 +227,13 @@ def _draw(beaten: Sequence[Sequence[float]], front: Sequence[Sequence[float]], o
     for values, filling, label in ((beaten, "none", "others"), (front, COLOURS[0], "Pareto front")):
         ys, xs = [each[0] for each in values], [each[1] for each in values]
         axes.scatter(xs, ys, s=40, edgecolor=COLOURS[0], facecolor=filling, label=label)
-    axes.set(xlabel=objectives[1], ylabel=objectives[0])
+    along = sorted((values[1], values[0]) for values in front)
+    axes.plot([x for x, _ in along], [y for _, y in along], color=GRID, zorder=0)
+    ylabel, xlabel = (
+        f"{key}, {'more' if better == 'maximize' else 'less'} is better"
+        for _, key, better in (OBJECTIVES[each] for each in objectives[:2])
+    )
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(color=GRID)
     axes.set_axisbelow(True)
     axes.legend(frameon=False)

@@ -195,7 +195,7 @@ def test_results_are_those_of_one_clone_and_what_is_common_runs_once(cluster, pr
 
 def test_points_that_fail_are_told_at_the_end_and_only_they_run_again(cluster, project, places, capsys):
     sweep = ("-S", "pruning.a.keep=2,13")
-    with pytest.raises(InputError, match="1 points failed"):
+    with pytest.raises(InputError, match="points that failed: 1"):
         command.main(*sweep)
     told = capsys.readouterr().err
     assert "pruning.a.keep=13: failed on" in told
@@ -203,9 +203,9 @@ def test_points_that_fail_are_told_at_the_end_and_only_they_run_again(cluster, p
     assert "pruning.a.keep=2: done on" in told
     assert len(names()) == 1
     before = len(ran(places))
-    with pytest.raises(InputError, match="1 points failed"):
+    with pytest.raises(InputError, match="points that failed: 1"):
         command.main(*sweep)
-    assert "2 points, of which origin has 1" in capsys.readouterr().err
+    assert "points: 2, of which origin has 1" in capsys.readouterr().err
     assert {line.partition(" on ")[0] for line in ran(places)[before:]} <= {"prune a", "prune b", "finetune"}
 
 
@@ -266,18 +266,18 @@ def test_a_search_finds_the_best_and_goes_on_where_it_stopped(cluster, project, 
     assert len(names()) == 2
     command.main(*asked, "--search", "4")
     assert len(names()) == 4
-    assert "4 points, of which 2 are done" in capsys.readouterr().err
+    assert "points: 4, of which 2 are done" in capsys.readouterr().err
     (table,) = Path("plots/search").glob("*.csv")
     rows = list(csv.DictReader(table.open()))
     assert sorted(each["experiment"] for each in rows) == names()
     for row in rows:
         keep = float(row["pruning.a.keep"])
         assert float(row["latency_ms_p50"]) == keep
-        assert float(row["accuracy"]) == pytest.approx(1 - (keep - 2) ** 2 / 100)
+        assert float(row["validation_accuracy"]) == pytest.approx(1 - (keep - 2) ** 2 / 100)
         beaten = [
             each
             for each in rows
-            if float(each["accuracy"]) > float(row["accuracy"])
+            if float(each["validation_accuracy"]) > float(row["validation_accuracy"])
             and float(each["latency_ms_p50"]) < float(row["latency_ms_p50"])
         ]
         assert (row["front"] == "True") == (not beaten)
@@ -321,7 +321,7 @@ def configured(text):
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: Path("params.yaml").write_text("{}"), "what is committed, and 1 files differ from it, such as params"),
+        (lambda: Path("params.yaml").write_text("{}"), "what is committed, and params.yaml differs from it"),
         (lambda: git("commit", "--quiet", "--allow-empty", "--message=b"), "git push origin HEAD"),
         (lambda: git("push", "--quiet", "origin", ":main"), "git push origin HEAD"),
         (lambda: git("remote", "set-url", "origin", "nowhere"), "git ls-remote"),
@@ -383,9 +383,9 @@ def test_hosts_find_interrupted_trainings_where_stages_look_for_them():
     assert str(paths.interrupted()) == task.INTERRUPTED
 
 
-@pytest.mark.parametrize("values", ["", "pruning.a.keep=glob(*)", "pruning.a.keep=[1"])
-def test_sweeps_that_can_t_be_read_are_refused(values):
-    with pytest.raises(InputError, match="can't be read"):
+@pytest.mark.parametrize("values", ["", "=2", "pruning.a.keep=glob(*)", "pruning.a.keep=[1", "a.b=1"])
+def test_sweeps_that_can_t_be_read_are_refused(project, values):
+    with pytest.raises(InputError, match="^-S"):
         points.grid([values], "revision")
 
 
@@ -400,3 +400,9 @@ def test_sweeps_that_can_t_be_read_are_refused(values):
 def test_searches_that_can_t_be_done_are_refused(project, arguments, told):
     with pytest.raises(InputError, match=told):
         command.main(*arguments, "--search", "2")
+
+
+@pytest.mark.parametrize("options", [["--cpus", "-1"], ["--search", "0"], ["--retries", "x"], ["--memory", "inf"]])
+def test_numbers_that_can_t_be_are_refused(options):
+    with pytest.raises(SystemExit):
+        command.main("-S", "pruning.a.keep=2", *options)

@@ -64,7 +64,8 @@ def _told(address: str) -> Iterator[None]:
 
 
 def _unread(address: str, why: str) -> InputError:
+    command = "aws s3 cp --recursive" if address.startswith("s3://") else "gcloud storage cp -r"
     return InputError(
         f"dataset.name or dataset.data_dir leads to {address}, which can't be read: {why}; copy the set to this "
-        "machine, as by `gcloud storage cp -r` or `aws s3 cp --recursive`, and name that directory"
+        f"machine, as by `{command}`, and name that directory"
     )

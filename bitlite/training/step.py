@@ -12,7 +12,7 @@ from bitlite.training import limits
 from bitlite.training.hyperrule import MOMENTUM
 from bitlite.training.recipe import Recipe
 from bitlite.workflow.ending import ended_by_ctrl_c
-from bitlite.workflow.errors import tell
+from bitlite.workflow.errors import InputError, one_line, tell
 from bitlite.workflow.params import Auto
 
 
@@ -30,8 +30,11 @@ def strategy(devices: str, threads: Auto | int) -> tf.distribute.Strategy:
     if devices == "all_hosts":
         if "TF_CONFIG" in os.environ:
             tell("waiting for the hosts that TF_CONFIG names")
-        with ended_by_ctrl_c():  # it may wait for an hour
-            return tf.distribute.MultiWorkerMirroredStrategy()
+        try:
+            with ended_by_ctrl_c():  # it may wait for an hour
+                return tf.distribute.MultiWorkerMirroredStrategy()
+        except tf.errors.UnknownError as error:
+            raise InputError(f"TF_CONFIG: {one_line(error)}; does another run use the port of this host?") from error
     return tf.distribute.get_strategy()
 
 
