@@ -65,17 +65,14 @@ class Project:
         place = _dvc_config(f"remote.{remote}.url")
         if not place:
             raise InputError(f"there is no DVC remote {remote} in .dvc/config: dvc remote add {remote} ADDRESS")
-        if "://" not in place and not Path(place).is_absolute():
-            raise InputError(
-                f"the DVC remote {remote} is {place}, a path from this clone on: hosts need the whole path"
-            )
-        who = {"NAME": _git("config", "--default", "sweep", "user.name")}
-        who["EMAIL"] = _git("config", "--default", "sweep@localhost", "user.email")
-        author = tuple((f"GIT_{role}_{key}", who[key]) for role in ("AUTHOR", "COMMITTER") for key in who)
+        # `place` is whole in any case.
         if "://" not in place and place not in Path(".dvc/config").read_text():
             raise InputError(
                 f"the DVC remote {remote} is a path from .dvc on; DVC finds it in clones by its whole path alone"
             )
+        who = {"NAME": _git("config", "--default", "sweep", "user.name")}
+        who["EMAIL"] = _git("config", "--default", "sweep@localhost", "user.email")
+        author = tuple((f"GIT_{role}_{key}", who[key]) for role in ("AUTHOR", "COMMITTER") for key in who)
         return cls(address, revision, remote, author)
 
     def finished(self) -> set[str]:

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from bitlite.report.picture import COLOURS, GRID
 from bitlite.workflow.errors import InputError, one_line, tell
-from bitlite.workflow.paths import PLOTS
+from bitlite.workflow.paths import METRICS, PLOTS
 from sweep.engine import LOGS, Project, Resources, engine, told
 from sweep.points import Point, check, group
 
@@ -103,6 +103,8 @@ def search(project: Project, sweeps: Sequence[str], count: int, asked: str, vari
     objectives = (asked or "accuracy,size_bytes").split(",")
     if unknown := [each for each in objectives if each not in OBJECTIVES]:
         raise InputError(f"--objective has {', '.join(unknown)}; there are {', '.join(OBJECTIVES)}")
+    if variant and not (METRICS / "evaluate" / f"{variant}.json").exists():
+        raise InputError(f"--variant is {variant}, of which there is no metrics/evaluate/{variant}.json")
     space = Space.of(sweeps)
     name = hashlib.sha256(repr((project.revision, sorted(sweeps), objectives, variant)).encode()).hexdigest()[:10]
     study = _study(name, objectives)
@@ -123,7 +125,7 @@ class Wanted:
     variant: str
 
     def values(self, point: Point) -> list[float]:
-        """The objectives of a point, in order. Raises InputError if its variant is not there."""
+        """The objectives of a point, in order."""
         variant = self.variant or self.project.metrics(point, "summary")[0]["selected"]
         folders = ("evaluate", "benchmark")
         found = dict(zip(folders, self.project.metrics(point, *(f"{each}/{variant}" for each in folders)), strict=True))

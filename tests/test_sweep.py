@@ -395,6 +395,7 @@ def test_sweeps_that_can_t_be_read_are_refused(project, values):
         (["-S", "a=1"], "something to choose"),
         (["-S", "a=interval(2,x)"], "can't be read"),
         (["-S", "a=1,2", "--objective", "beauty"], "--objective has beauty; there are accuracy"),
+        (["-S", "a=1,2", "--variant", "c"], "--variant is c, of which there is no metrics/evaluate/c.json"),
     ],
 )
 def test_searches_that_can_t_be_done_are_refused(project, arguments, told):

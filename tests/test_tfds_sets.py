@@ -304,8 +304,8 @@ def test_files_of_a_bucket_that_are_here_are_not_copied_again(tmp_path, in_memor
 def test_a_bucket_that_can_t_be_read_is_told_with_the_way_out(tmp_path, name, data_dir, address, why):
     message = refusal(tmp_path / "out", name, data_dir=data_dir)
     assert message.startswith(f"dataset.name or dataset.data_dir leads to {address}, which can't be read: {why}")
-    command = "aws s3 cp --recursive" if address.startswith("s3://") else "gcloud storage cp -r"
-    assert message.endswith(f"as by `{command}`, and name that directory")
+    by = " by `aws s3 cp --recursive`" if address.startswith("s3://") else ""
+    assert message.endswith(f"copy the set to this machine{by}, and name that directory")
 
 
 def test_without_a_network_a_bucket_of_google_s_is_refused_soon(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 from preparing import encoded, files, noise, prepared
@@ -120,7 +121,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(folder, tmp_path, un
 
 
 @pytest.mark.parametrize("change", ["changed", "added", "removed", "another background", "another share"])
-def test_what_has_changed_meanwhile_counts(folder, tmp_path, change):
+def test_what_has_changed_meanwhile_counts(folder, tmp_path, monkeypatch, change):
     killed_after(folder, tmp_path, "written", 40)
     settings = {}
     if change == "changed":  # the same pixels, in other bytes
@@ -137,11 +138,8 @@ def test_what_has_changed_meanwhile_counts(folder, tmp_path, change):
     counts = went_on(folder, tmp_path, **settings)
     assert counts["written"] == 2 * EACH + {"added": 1, "removed": -1}.get(change, 0)
     assert (counts["seen"] < 30) == (change != "another background")
-    dataset.SHARD, before = 3000, dataset.SHARD
-    try:
-        assert files(prepared(tmp_path / "unbroken", folder, **settings)) == files(tmp_path / "out" / "set")
-    finally:
-        dataset.SHARD = before
+    monkeypatch.setattr(dataset, "SHARD", 3000)
+    assert files(prepared(tmp_path / "unbroken", folder, **settings)) == files(tmp_path / "out" / "set")
 
 
 @pytest.mark.parametrize("damage", ["cut", "zeros", "of others", "no file of records", "records cut"])
@@ -160,8 +158,10 @@ def test_what_a_kill_or_a_crash_has_damaged_is_made_anew(folder, tmp_path, unbro
         part.unlink()
     else:
         part.write_bytes(part.read_bytes()[:-5])
-    went_on(folder, tmp_path)
+    counts = went_on(folder, tmp_path)
     assert files(tmp_path / "out" / "set") == unbroken
+    if damage == "of others":  # nothing of theirs is taken, records neither
+        assert counts == {"seen": 2 * EACH + 10, "written": 2 * EACH}
 
 
 def test_a_file_that_has_just_changed_is_looked_at_again(folder, tmp_path, monkeypatch):
@@ -227,11 +227,16 @@ def test_a_process_that_dies_is_told():
 
 
 def test_processes_end_with_the_one_that_started_them():
-    code = "import os\nfrom bitlite.sources.inspection import in_processes\nfrom functools import partial\n"
-    code += "import time\nresults = in_processes(os.getppid.__class__ and time.sleep, iter(lambda: 0, 1))\n"
-    code += (
-        "next(results)\nimport psutil\nprint(*[c.pid for c in psutil.Process().children()], flush=True)\ntime.sleep(60)"
-    )
+    code = """
+import time
+import psutil
+from bitlite.sources.inspection import in_processes
+
+results = in_processes(time.sleep, iter(lambda: 0, 1))
+next(results)
+print(*[child.pid for child in psutil.Process().children()], flush=True)
+time.sleep(60)
+"""
     path = os.pathsep.join([str(Path.cwd()), *sys.path])
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
@@ -247,6 +252,4 @@ def test_processes_end_with_the_one_that_started_them():
 
 
 def alive(pid: int) -> bool:
-    import psutil
-
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

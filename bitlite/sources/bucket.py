@@ -13,6 +13,8 @@ from bitlite.workflow.files import whole
 
 # Asked for an answer before TensorFlow is, which tries again for minutes.
 GOOGLE = "https://storage.googleapis.com"
+# What copies a directory out of a bucket by hand, by the scheme of its address.
+COPY = {"gs": "gcloud storage cp -r", "s3": "aws s3 cp --recursive"}
 
 
 def address(name: str, data_dir: str | None) -> str | None:
@@ -64,8 +66,9 @@ def _told(address: str) -> Iterator[None]:
 
 
 def _unread(address: str, why: str) -> InputError:
-    command = "aws s3 cp --recursive" if address.startswith("s3://") else "gcloud storage cp -r"
+    command = COPY.get(address.partition("://")[0])
+    by = f" by `{command}`" if command else ""
     return InputError(
         f"dataset.name or dataset.data_dir leads to {address}, which can't be read: {why}; copy the set to this "
-        f"machine, as by `{command}`, and name that directory"
+        f"machine{by}, and name that directory"
     )

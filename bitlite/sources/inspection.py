@@ -26,6 +26,7 @@ Located = tuple[Place, Callable[[], bytes]]
 
 # Items that a process is handed at once: small ones, of which it is to have enough to do.
 GROUP = 64
+# Bytes that must hold a group of items, or its results: else a process and its starter could wait for each other.
 PIPE = 2**20
 
 

@@ -50,9 +50,8 @@ def _near(looks: np.ndarray) -> Iterator[tuple[int, int]]:
         for same in np.split(order, np.flatnonzero(np.diff((looks & mask)[order])) + 1):
             bucket, rows = looks[same], max(1, AT_ONCE // max(1, len(same)))
             for begin in range(0, len(same) - 1, rows):
-                differ = (
-                    bucket[begin : begin + rows, None] ^ bucket[None, begin:]
-                )  # [rows, those from the first row on]
+                # [rows, those from the first row on]
+                differ = bucket[begin : begin + rows, None] ^ bucket[None, begin:]
                 row, column = np.nonzero(np.bitwise_count(differ) <= APART)
                 row, column = row[column > row], column[column > row]
                 for before in earlier:

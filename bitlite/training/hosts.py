@@ -34,8 +34,8 @@ def together(devices: Devices, identity: str) -> Iterator[None]:
     """All hosts of `devices` do the block, and none ends it before the others.
 
     identity: what decides what the block comes to, such as params and data. Raises InputError if it isn't that of the
-    first host, and on every host that is left when one is gone: at once if its process has ended, and within some 15
-    seconds if it doesn't answer (measured with TensorFlow 2.21; they look for each other every few seconds).
+    first host, and on every host that is left when one is gone: at once if its process was killed, and otherwise once
+    TensorFlow, which looks for hosts every few seconds, finds it silent.
     """
     try:
         if by_first(devices, lambda: identity) != identity:
