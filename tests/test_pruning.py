@@ -125,6 +125,27 @@ def test_magnitude_with_steps_ends_at_the_sparsity_asked_for(square, sparsity, s
         assert not np.array_equal(value[value != 0], square.weights[name][value != 0])
 
 
+@pytest.mark.parametrize("steps", [0, 3])
+def test_of_the_whole_model_those_kernels_lose_most_that_have_most_to_spare(square, steps):
+    """By each weight's square as a share of those that are not smaller, as LAMP has it: scales do not count."""
+    kernels = {name: value for name, value in square.weights.items() if name.endswith("/kernel") and name not in DENSE}
+    scores = {
+        name: [weight**2 / np.sum(value[np.abs(value) >= abs(weight)] ** 2) for weight in value.ravel()]
+        for name, value in kernels.items()
+    }
+    threshold = np.quantile(np.concatenate(list(scores.values())), 0.8)
+    expected = {name: np.mean(np.array(scores.get(name, [1])) < threshold) for name in shares_of_zeros(square)}
+    first = next(iter(kernels))
+    scaled = square.with_weights(square.weights | {first: 100 * square.weights[first]})
+    pruned = recovered(scaled, Magnitude(method="magnitude", sparsity=0.8, scope="model", steps=steps))
+    shares = shares_of_zeros(pruned)
+    assert shares == pytest.approx(expected, abs=0.01)
+    assert np.mean(np.concatenate([pruned.weights[name].ravel() for name in kernels]) == 0) == pytest.approx(
+        0.8, abs=0.01
+    )
+    assert max(shares.values()) - min(shares[name] for name in kernels) > 0.02
+
+
 def test_zeros_stay_whatever_training_does_last(bit):
     def fit(model):
         model(np.zeros((1, 16, 12, 3), np.float32), training=True)
