@@ -319,8 +319,8 @@ def test_benchmark():
     assert 0 < values["latency_ms_p50"] <= values["latency_ms_p90"] <= values["latency_ms_p99"]
     assert latency.LEAST_TURNS * latency.TURN <= values["runs"] <= 400
     assert min(values["load_ms"], values["first_inference_ms"]) > 0
-    # It is the baseline itself.
-    assert 0.5 < values["latency_ms_p50"] / values["baseline_ms_p50"] < 2
+    # It is the baseline itself, and of one order of magnitude however busy the machine is.
+    assert 0.1 < values["latency_ms_p50"] / values["baseline_ms_p50"] < 10
     assert values["peak_memory_mb"] > 0 and values["threads"] == 2 and isinstance(values["cpu"], str) and values["cpu"]
     rows = read_csv(Path("plots/benchmark/dense-float32/layers.csv"))
     assert values["delegated"] == 1 and {row["delegate"] for row in rows} == {"xnnpack"}
