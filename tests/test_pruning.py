@@ -100,7 +100,7 @@ def logits(bit, count=3):
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9])
 def test_magnitude_without_steps_zeros_the_smallest_at_once(bit, sparsity):
-    pruned = prune(bit, Magnitude(method="magnitude", sparsity=sparsity), no_batches)
+    pruned = prune(bit, Magnitude(method="magnitude", sparsity=sparsity, scope="kernel"), no_batches)
     assert pruned.architecture == bit.architecture
     for name, value in bit.weights.items():
         if name in DENSE or not name.endswith("/kernel"):
@@ -116,7 +116,7 @@ def test_magnitude_without_steps_zeros_the_smallest_at_once(bit, sparsity):
     ("sparsity", "steps", "schedule"), [(0.8, 1, "polynomial"), (0.6, 9, "polynomial"), (0.6, 3, "constant")]
 )
 def test_magnitude_with_steps_ends_at_the_sparsity_asked_for(square, sparsity, steps, schedule):
-    entry = Magnitude(method="magnitude", sparsity=sparsity, steps=steps, schedule=schedule)
+    entry = Magnitude(method="magnitude", sparsity=sparsity, scope="kernel", steps=steps, schedule=schedule)
     pruned = recovered(square, entry)
     shares = shares_of_zeros(pruned)
     assert shares == pytest.approx({name: 0 if name in DENSE else sparsity for name in shares}, abs=0.01)
@@ -137,7 +137,7 @@ def test_of_the_whole_model_those_kernels_lose_most_that_have_most_to_spare(squa
     expected = {name: np.mean(np.array(scores.get(name, [1])) < threshold) for name in shares_of_zeros(square)}
     first = next(iter(kernels))
     scaled = square.with_weights(square.weights | {first: 100 * square.weights[first]})
-    pruned = recovered(scaled, Magnitude(method="magnitude", sparsity=0.8, scope="model", steps=steps))
+    pruned = recovered(scaled, Magnitude(method="magnitude", sparsity=0.8, steps=steps))
     shares = shares_of_zeros(pruned)
     assert shares == pytest.approx(expected, abs=0.01)
     assert np.mean(np.concatenate([pruned.weights[name].ravel() for name in kernels]) == 0) == pytest.approx(
@@ -152,7 +152,7 @@ def test_zeros_stay_whatever_training_does_last(bit):
         for variable in model.trainable_variables:
             variable.assign_add(np.ones(variable.shape))
 
-    shares = shares_of_zeros(zeroed(bit, Magnitude(method="magnitude", sparsity=0.5), 1, fit))
+    shares = shares_of_zeros(zeroed(bit, Magnitude(method="magnitude", sparsity=0.5, scope="kernel"), 1, fit))
     assert shares == pytest.approx({name: 0 if name in DENSE else 0.5 for name in shares}, abs=0.01)
 
 
@@ -426,7 +426,7 @@ def test_n_m_that_does_not_divide_is_refused(bit):
 
 
 def test_layers_choose_what_is_pruned(bit):
-    entry = Magnitude(method="magnitude", sparsity=0.5, layers=["resnet/block1/unit01/b/*", "*/head/*"])
+    entry = Magnitude(method="magnitude", sparsity=0.5, scope="kernel", layers=["resnet/block1/unit01/b/*", "*/head/*"])
     shares = shares_of_zeros(prune(bit, entry, no_batches))
     chosen = {f"{UNITS[0]}/b/standardized_conv2d/kernel", f"{HEAD}/kernel"}
     assert shares == pytest.approx({name: 0.5 if name in chosen else 0 for name in shares}, abs=0.02)
@@ -519,7 +519,7 @@ def test_learning_rate_schedule_is_the_entrys(schedule, finetuning):
 def test_parts_follow_each_other(square):
     parts = [
         Channels(method="channels", keep=0.5, importance="norm", steps=2),
-        Magnitude(method="magnitude", sparsity=0.6, steps=3),
+        Magnitude(method="magnitude", sparsity=0.6, scope="kernel", steps=3),
     ]
     entry, steps = Combine(method="combine", parts=parts), []
     both = recovered(square, entry, log=lambda step, values: steps.append(step))

@@ -1,4 +1,4 @@
-"""Weights to zero: the smallest of each kernel (magnitude), or so many of every few (n_m). By tfmot."""
+"""Weights to zero: the smallest of the kernels (magnitude), or so many of every few (n_m). By tfmot."""
 
 from collections.abc import Callable, Iterable
 
@@ -31,13 +31,11 @@ def zeroed(
     keras = tfmot.sparsity.keras
     chosen = pruned_kernels(bit, entry)
     if isinstance(entry, NM):
-        pattern, shares, gradual = (
-            {"sparsity_m_by_n": (entry.zeros, entry.of)},
-            dict.fromkeys(chosen, entry.zeros / entry.of),
-            False,
-        )
+        shares, gradual = dict.fromkeys(chosen, entry.zeros / entry.of), False
+        pattern = {"sparsity_m_by_n": (entry.zeros, entry.of)}
     else:
-        pattern, shares, gradual = {}, sparsities(bit, chosen, entry), entry.schedule == "polynomial"
+        shares, gradual = sparsities(bit, chosen, entry), entry.schedule == "polynomial"
+        pattern = {}
     end = max(1, round(steps * GROWTH))
     every = max(1, end // MASK_UPDATES)
 
@@ -69,8 +67,8 @@ def zeroed(
 def sparsities(bit: Bit, paths: Iterable[str], entry: Magnitude) -> dict[str, float]:
     """The share of zeros, in [0, 1), that each kernel among `paths` is to have.
 
-    scope kernel: that of `entry` for each. scope model: it is that of all of them together, and each has as many as
-    its weights with the lowest scores of layer-adaptive magnitude (LAMP, Lee et al., arXiv:2010.07611).
+    scope model: `entry.sparsity` is that of all together, and zeros go where layer-adaptive magnitude ranks weights
+    lowest (LAMP, Lee et al., arXiv:2010.07611). scope kernel: each has it.
     """
     if entry.scope == "kernel":
         return dict.fromkeys(paths, entry.sparsity)

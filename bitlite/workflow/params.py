@@ -176,7 +176,7 @@ Layers = Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None
 class Magnitude(Recovery):
     method: Literal["magnitude"]
     sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.8
-    scope: Literal["kernel", "model"] = "kernel"
+    scope: Literal["model", "kernel"] = "model"
     schedule: Literal["polynomial", "constant"] = "polynomial"
     layers: Layers = None
 
