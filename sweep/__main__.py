@@ -9,6 +9,8 @@ the DVC remote. docs/sweeps.md tells how hosts are set up.
 
 import argparse
 import math
+from contextlib import suppress
+from functools import partial
 
 from bitlite.workflow.command import run
 from bitlite.workflow.errors import InputError, tell
@@ -49,7 +51,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--memory", type=_amount, default=0, metavar="GB", help="of a point (default: not counted)")
     command.add_argument("--retries", type=_count, default=3, help="of a point whose host is lost (default: 3)")
     command.add_argument("--scratch", default="", metavar="DIR", help="on hosts, for clones and DVC's cache")
-    command.add_argument("--search", type=_count, metavar="N", help="try at most N points, as Optuna chooses")
+    command.add_argument(
+        "--search", type=partial(_count, least=1), metavar="N", help="try at most N points, as Optuna chooses"
+    )
     command.add_argument(
         "--objective", default="", metavar="A,B", help="what --search is for (default: accuracy,size_bytes)"
     )
@@ -60,15 +64,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _amount(text: str) -> float:
-    if not 0 <= (value := float(text)) < math.inf:
-        raise ValueError
-    return value
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is no number from 0 on")
 
 
-def _count(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise ValueError
-    return value
+def _count(text: str, least: int = 0) -> int:
+    with suppress(ValueError):
+        if (value := int(text)) >= least:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is no whole number from {least} on")
 
 
 if __name__ == "__main__":

@@ -403,7 +403,15 @@ def test_searches_that_can_t_be_done_are_refused(project, arguments, told):
         command.main(*arguments, "--search", "2")
 
 
-@pytest.mark.parametrize("options", [["--cpus", "-1"], ["--search", "0"], ["--retries", "x"], ["--memory", "inf"]])
-def test_numbers_that_can_t_be_are_refused(options):
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--cpus", "-1"), ("--search", "0"), ("--retries", "x"), ("--retries", "-1"), ("--memory", "inf")],
+)
+def test_numbers_that_can_t_be_are_refused(option, value, capsys):
     with pytest.raises(SystemExit):
-        command.main("-S", "pruning.a.keep=2", *options)
+        command.main("-S", "pruning.a.keep=2", option, value)
+    assert f"{option}: {value} is no" in capsys.readouterr().err
+
+
+def test_a_lost_host_may_be_asked_to_cost_its_points():
+    assert command.parser().parse_args(["-S", "pruning.a.keep=2", "--retries", "0"]).retries == 0
