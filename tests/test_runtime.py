@@ -104,4 +104,4 @@ def test_a_median_that_drifts_is_not_known():
 
 
 def test_ratio_is_of_medians_in_turns(files):
-    assert 0.2 < latency.ratio(files["int8"], files["int8"], rounds=5, runs=20) < 5
+    assert 0.5 < latency.ratio(files["int8"], files["int8"], rounds=5, runs=20) < 2
