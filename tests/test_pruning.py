@@ -484,18 +484,21 @@ def test_recovery_shows_a_tenth_of_the_images_that_the_hyperrule_shows(examples,
 def test_recovery_is_as_the_entry_says_and_else_as_fine_tuning():
     entry = Channels(
         method="channels", keep=0.5, steps=100, batch_size=16, learning_rate=0.02, learning_rate_schedule="hyperrule",
-        mixup=1.0, distillation=0.5, temperature=3.0,
+        padding=1, mixup=1.0, distillation=0.5, temperature=3.0,
     )  # fmt: skip
     assert recovery_recipe(entry, FINETUNING, examples=3500) == Recipe(
-        100, 16, learning_rate=0.02, resize=36, image_size=32, warmup=20, decays=(40, 60, 80), padding=2, mixup=1.0,
+        100, 16, learning_rate=0.02, resize=36, image_size=32, warmup=20, decays=(40, 60, 80), padding=1, mixup=1.0,
         flip=True, weight_decay=0.01, batch_split=4, optimizer="adam", distillation=0.5, temperature=3.0,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("mixup", "expected"), [("auto", 0.1), (0.0, 0.0), (0.4, 0.4)])
-def test_mixup_of_recovery_is_that_of_fine_tuning_or_its_own(mixup, expected):
-    entry = Magnitude(method="magnitude", mixup=mixup)
-    assert recovery_recipe(entry, FINETUNING, examples=3500).mixup == expected
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [("mixup", "auto", 0.1), ("mixup", 0.0, 0.0), ("mixup", 0.4, 0.4), ("padding", "auto", 2), ("padding", 0, 0)],
+)
+def test_augmentation_of_recovery_is_that_of_fine_tuning_or_its_own(key, value, expected):
+    entry = Magnitude(method="magnitude", **{key: value})
+    assert getattr(recovery_recipe(entry, FINETUNING, examples=3500), key) == expected
 
 
 def test_rounds_share_the_steps_of_a_recovery():

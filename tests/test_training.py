@@ -138,15 +138,20 @@ def test_padding_is_zero_to_the_network():
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_flip_mirrors_about_half(flip):
-    image = np.random.default_rng(0).integers(256, size=(8, 8, 3), dtype=np.uint8)
-    images = Images(image[None], np.zeros(1, np.int32))
-    recipe = replace(RECIPE, flip=flip, steps=20)
-    shown = np.concatenate([pixels for pixels, _ in batches(images, recipe, 1, seed=0)])
-    mirrored = [np.array_equal(each, image[:, ::-1]) for each in shown]
-    assert all(mirror or np.array_equal(each, image) for each, mirror in zip(shown, mirrored, strict=True))
-    # Of 240; four standard deviations of a fair coin are 31.
-    assert 89 < sum(mirrored) < 151 if flip else not any(mirrored)
+def test_flip_mirrors_every_image_in_every_other_epoch_and_half_of_them_in_each(flip):
+    # A class an image: the targets tell which it is.
+    images = Images(np.random.default_rng(0).integers(256, size=(24, 8, 8, 3), dtype=np.uint8), np.arange(24))
+    mirrored = np.full((4, 24), np.nan)  # by epoch and image
+    for step, (pixels, targets) in enumerate(batches(images, replace(RECIPE, flip=flip, steps=8), 24, seed=0)):
+        for shown, image in zip(pixels, targets.argmax(axis=1), strict=True):
+            mirror = np.array_equal(shown, images.pixels[image][:, ::-1])
+            assert mirror or np.array_equal(shown, images.pixels[image])
+            mirrored[step // 2, image] = mirror
+    if flip:
+        assert np.all(mirrored[1:] == 1 - mirrored[:-1]) and np.all(mirrored.sum(axis=1) == 12)
+        assert 0 < sum(mirrored[0, ::2]) < 12  # drawn at random, not by place
+    else:
+        assert not np.any(mirrored)
 
 
 def test_mixup_mixes_pixels_and_targets_alike():

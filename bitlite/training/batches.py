@@ -29,7 +29,9 @@ class Images:
 def batches(images: Images, recipe: Recipe, classes: int, seed: int, first: int = 0) -> Iterator[Batch]:
     """The augmented batches of a run from its step `first` on, of `images` at the recipe's `resize`.
 
-    Every epoch has an order of its own. A batch depends on the seed and its own step only.
+    Every epoch has an order of its own. With `flip` an image is mirrored in every other epoch, half of all in the
+    first: chance would show many the same way for epochs (Jordan, arXiv:2404.00498, 3.6). A batch depends on the seed
+    and its own step only.
     """
     count, side, margin = len(images.labels), recipe.image_size, recipe.padding
     corners = recipe.resize + 2 * margin - side + 1  # places of a crop along a side
@@ -40,7 +42,7 @@ def batches(images: Images, recipe: Recipe, classes: int, seed: int, first: int 
         pixels = images.pixels[chosen].astype(np.float32, copy=False)  # [batch, resize, resize, 3]
         random = np.random.default_rng((seed, 1, step))
         tops, lefts = random.integers(corners, size=(2, len(chosen)))
-        mirrored = random.random(len(chosen)) < (0.5 if recipe.flip else 0)
+        mirrored = recipe.flip & ((_first_mirrored(seed, count)[chosen] + epochs) % 2 == 1)
         if margin:
             pixels = np.pad(pixels, ((0, 0), (margin, margin), (margin, margin), (0, 0)), constant_values=GREY)
         if corners > 1 or recipe.flip:
@@ -60,6 +62,11 @@ def batches(images: Images, recipe: Recipe, classes: int, seed: int, first: int 
 @functools.lru_cache(maxsize=2)
 def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng((seed, 0, epoch)).permutation(count)
+
+
+@functools.lru_cache(maxsize=1)
+def _first_mirrored(seed: int, count: int) -> np.ndarray:
+    return np.random.default_rng((seed, 2)).permutation(count) % 2
 
 
 def ahead(items: Iterator, depth: int = 2) -> Iterator:

@@ -90,7 +90,7 @@ def finetuning_recipe_on_dataset(params: Finetune) -> Recipe:
 def recovery_recipe(entry: Recovery, finetuning: Recipe, *, examples: int) -> Recipe:
     """The recipe by which a model recovers from `entry` that was fine-tuned by `finetuning`, on so many images.
 
-    The entry says how long, how fast and how mixed; sizes of images, other augmentation and weight decay are those of
+    The entry says how long and how fast, how mixed and how padded; sizes of images, flips and weight decay are those of
     fine-tuning.
     """
     rule = hyperrule.schedule(examples)
@@ -102,6 +102,7 @@ def recovery_recipe(entry: Recovery, finetuning: Recipe, *, examples: int) -> Re
         **entry.model_dump(
             include={"batch_size", "learning_rate", "learning_rate_schedule", "distillation", "temperature", "hints"}
         ),
+        padding=_or(entry.padding, finetuning.padding),
         mixup=_or(entry.mixup, finetuning.mixup),
         # Folding makes kernels some ten times larger but not gammas and betas: steps follow each weight's scale.
         optimizer="adam",

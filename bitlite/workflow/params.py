@@ -33,6 +33,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # Two of them, what they end in and what else scratch is called must fit into 255 bytes.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=100)]
 Pixels = Annotated[int, Field(ge=8, le=2048)]
+Padding = Annotated[int, Field(ge=0, le=2048)]
 RateSchedule = Literal["hyperrule", "cosine", "constant"]
 
 
@@ -115,7 +116,7 @@ class Finetune(Section):
     learning_rate_schedule: RateSchedule = "hyperrule"
     image_size: Auto | Pixels = "auto"
     resize: Auto | Pixels = "auto"
-    padding: Annotated[int, Field(ge=0, le=2048)] = 0
+    padding: Padding = 0
     mixup: Auto | Share = "auto"
     flip: bool = True
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
@@ -148,6 +149,7 @@ class Recovery(Section):
     batch_size: Positive = 32
     learning_rate: PositiveFloat = 0.003
     learning_rate_schedule: RateSchedule = "cosine"
+    padding: Auto | Padding = "auto"
     mixup: Auto | Share = "auto"
     distillation: Share = 0.0
     temperature: Annotated[float, Field(ge=0.01, le=1000)] = 2.0
