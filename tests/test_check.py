@@ -148,6 +148,8 @@ def test_quantization_that_can_not_be_or_has_too_few_images_is_told(told, entry,
     [
         ({"batch_split": 4}, ""),
         ({"batch_split": 3}, "finetune.batch_size is 8, which 1 devices and a batch_split of 3 don't divide"),
+        ({"padding": 31}, ""),
+        ({"padding": 32}, "finetune.padding is 32: crops of 32 px may hold no pixel of the image"),
         ({"weight_decay": 10.0, "learning_rate": 0.09}, ""),
         ({"weight_decay": 10.0, "learning_rate": 0.1}, "finetune.learning_rate is 0.1: times finetune.weight_d"),
     ],

@@ -261,7 +261,7 @@ def test_each_method_is_an_entry(committed, entry):
             "pruning.mine: needs one of keep, target_macs, target_parameters, target_latency",
         ),
         (CHANNELS | {"rounds": 0}, "pruning.mine.rounds is 0: Input should be greater than or equal to 1"),
-        (CHANNELS | {"rounds": 4, "steps": 3}, "pruning.mine: steps is 3, too few for 4 rounds; 0 recovers from none"),
+        (CHANNELS | {"rounds": 4, "steps": 3}, "pruning.mine: steps is 3, too few for 4 rounds; at least 4, or 0"),
         (MAGNITUDE | {"rounds": 2}, "pruning.mine: unknown key 'rounds'; allowed: steps, batch_size, "),
         (MAGNITUDE | {"mixup": 1.5}, "pruning.mine.mixup is 1.5: Input should be 'auto', or Input should be less than"),
         ({"method": "magnitude", "layers": []}, "pruning.mine.layers is []: needs at least 1 item"),
@@ -278,7 +278,7 @@ def test_each_method_is_an_entry(committed, entry):
         ({"method": "combine", "parts": [CHANNELS]}, "]: needs at least 2 items"),
         (
             {"method": "combine", "parts": [CHANNELS, MAGNITUDE | {"keep": 0.5}]},
-            "pruning.mine.parts.1: unknown key 'keep'; allowed: steps, batch_size, ",
+            "pruning.mine.parts[1]: unknown key 'keep'; allowed: steps, batch_size, ",
         ),
         ({"method": "magnitude", "layers": "*"}, "pruning.mine.layers is '*': must be a list"),
         (

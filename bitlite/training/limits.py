@@ -36,6 +36,10 @@ def check(recipe: Recipe, bit: Bit, *, devices: int = 1, trainable: str = "all")
         raise WrongValue(
             f"image_size is {recipe.image_size}: {name} needs at least {bit.stride}, which it halves to one pixel"
         )
+    if recipe.padding >= recipe.image_size:
+        raise WrongValue(
+            f"padding is {recipe.padding}: crops of {recipe.image_size} px may hold no pixel of the image; take a few"
+        )
     if recipe.weight_decay * recipe.learning_rate >= 1:
         raise WrongValue(
             f"learning_rate is {recipe.learning_rate:g}: times finetune.weight_decay, {recipe.weight_decay:g}, it "

@@ -216,7 +216,7 @@ class Channels(Recovery):
     @model_validator(mode="after")
     def _steps_for_each_round(self):
         if self.steps != "auto" and 0 < self.steps < self.rounds:
-            raise ValueError(f"steps is {self.steps}, too few for {self.rounds} rounds; 0 recovers from none")
+            raise ValueError(f"steps is {self.steps}, too few for {self.rounds} rounds; at least {self.rounds}, or 0")
         return self
 
     @property
@@ -531,8 +531,8 @@ def _key(detail: ErrorDetails, content: Any) -> str:
     for part in detail["loc"]:
         below = dict(enumerate(node)) if isinstance(node, list) else node
         if isinstance(below, dict) and part in below:
-            path.append(str(part))
+            path.append(f"[{part}]" if isinstance(node, list) else f".{part}")
             node = below[part]
     if detail["type"] == "missing":
-        path.append(str(detail["loc"][-1]))
-    return ".".join(path)
+        path.append(f".{detail['loc'][-1]}")
+    return "".join(path).removeprefix(".")
