@@ -84,14 +84,12 @@ NORM_FREE = {"method": "norm_free", "batch_size": 64, "distillation": 0.9, "temp
 QUANTIZE = {"method": "quantize", "batch_size": 128, "mixup": 0.0}
 INT4 = {"weights": 4, "activations": "float", "learning_rate": 0.001}
 KEEP, MAGNITUDE = Channels(keep=0.5, **FAST), Magnitude(method="magnitude", sparsity=0.8)
-ALONE = {"distillation": 1.0, "temperature": 2.0, "hints": 40.0, "batch_size": 128}
-# Hints gain where epochs are few, and no more at ten.
-LONG = {**ALONE, "hints": 0.0, "padding": 2}
+ALONE = {"distillation": 1.0, "temperature": 2.0, "batch_size": 128, "padding": 2}
 CURVES = {
-    "keep 0.5, hints": KEEP.model_copy(update={**ALONE, "learning_rate": 0.03}),
-    "keep 0.5": KEEP.model_copy(update={**LONG, "learning_rate": 0.03}),
-    "target_macs 0.25, hints": Channels(method="channels", target_macs=0.25, learning_rate=0.03, **ALONE),
-    "magnitude 0.8": MAGNITUDE.model_copy(update={**LONG, "learning_rate": 0.01}),
+    "keep 0.5": KEEP.model_copy(update={**ALONE, "learning_rate": 0.03}),
+    "keep 0.5, hints": KEEP.model_copy(update={**ALONE, "learning_rate": 0.03, "hints": 40.0}),
+    "target_macs 0.25": Channels(method="channels", target_macs=0.25, learning_rate=0.03, **ALONE),
+    "magnitude 0.8": MAGNITUDE.model_copy(update={**ALONE, "learning_rate": 0.01}),
 }
 # Where their finished runs are, and below it the unfinished ones.
 CURVE, CURVE_SEEDS = Path("models/.curve"), (0, 1)
@@ -223,12 +221,12 @@ def curve(*epochs: str) -> None:
     """Print the points of accuracy that recovery loses against the dense model, by epochs, seed by seed."""
     bench, images = Bench("auto"), dataset.digest()
     dense, weights = bench.accuracies(bench.dense), (FINETUNED / "weights.npz").read_bytes()
-    print(f"{'':24} {'epochs':>6} {'seed':>4} {'test':>8} {'lost':>6} {'validation':>10} {'lost':>6}", flush=True)
+    print(f"{'':18} {'epochs':>6} {'seed':>4} {'test':>8} {'lost':>6} {'validation':>10} {'lost':>6}", flush=True)
 
     def show(name: str, count: str, seed: str | int, found: np.ndarray) -> None:
         (test, validation), lost = found, 100 * np.subtract(dense, found)
         print(
-            f"{name:24} {count:>6} {seed:>4} {test:8.4f} {lost[0]:6.2f} {validation:10.4f} {lost[1]:6.2f}", flush=True
+            f"{name:18} {count:>6} {seed:>4} {test:8.4f} {lost[0]:6.2f} {validation:10.4f} {lost[1]:6.2f}", flush=True
         )
 
     show("dense", "", "", dense)
