@@ -304,7 +304,7 @@ def test_the_estimate_is_near_what_a_step_takes():
         recipe = Recipe(2, 1024, 0.01, resize=32, image_size=32, warmup=0, decays=(), batch_split=1)
         step, _ = training_step(model, recipe)
         for _ in range(2):
-            step(np.ones((1024, 32, 32, 3), np.float32), np.full((1024, 2), 0.5, np.float32))
+            step(np.ones((1024, 32, 32, 3), np.float32), np.full((1024, 2), 0.5, np.float32), 0.0)
         status = Path("/proc/self/status").read_text()
         print(int(status.split("VmHWM:")[1].split()[0]) * 1024)
     """

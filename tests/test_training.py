@@ -354,6 +354,19 @@ def test_hints_bring_the_units_closer_to_the_teachers(run, teacher):
     assert max(np.abs(weights[name] - value).max() for name, value in run[0].items()) < 1e-6
 
 
+def test_hints_end_half_way(run, teacher):
+    """By hand, from a head of zeros and weights that stay: the loss above the labels' is that of the hints."""
+    still = replace(RECIPE, steps=10, learning_rate=1e-12, flip=False, warmup=0)
+    _, plain = trained(bit_of(seed=7), still, teacher=teacher)
+    _, hinted = trained(bit_of(seed=7), replace(still, hints=5.0), teacher=teacher)
+    more = [their["loss"] - its["loss"] for its, their in zip(plain, hinted, strict=True)]
+    error = more[0] / 5
+    assert error > 0.1
+    # Each step has a batch of its own, and so another error.
+    assert more[:5] == pytest.approx([5 * error * share for share in (1, 0.8, 0.6, 0.4, 0.2)], rel=0.2)
+    assert more[5:] == pytest.approx([0] * 5, abs=1e-6)
+
+
 def test_head_alone_follows_a_teacher(run, teacher):
     recipe = replace(RECIPE, flip=False, distillation=1, temperature=2)
     weights, curve = trained(bit_of(), recipe, part="head", teacher=teacher)

@@ -14,7 +14,7 @@ from bitlite.training.batches import Images, ahead, batches
 from bitlite.training.checkpoint import Checkpoint, Progress
 from bitlite.training.hosts import by_first, equalize
 from bitlite.training.inference import inference, predict
-from bitlite.training.recipe import Recipe, finetuning_recipe_on_dataset, learning_rate
+from bitlite.training.recipe import Recipe, finetuning_recipe_on_dataset, hints, learning_rate
 from bitlite.training.step import training_step
 from bitlite.workflow.errors import WrongValue
 from bitlite.workflow.params import Finetune
@@ -93,10 +93,10 @@ def fit(
     coming = ahead(batches(run.train, run.recipe, classes, run.seed, progress.done))
     saved = time.monotonic()
     with tqdm(desc=desc, total=steps, initial=progress.done, unit="step", disable=None) as bar:
-        for batch in coming:
+        for pixels, targets in coming:
             rate = learning_rate(progress.done, run.recipe)
             optimizer.learning_rate.assign(rate)
-            progress.recent.append(step(*batch))
+            progress.recent.append(step(pixels, targets, hints(progress.done, run.recipe)))
             progress.done += 1
             bar.update()
             if astray := _astray(run.recipe, progress, model, most, look=progress.done in log_at):

@@ -11,6 +11,8 @@ from bitlite.workflow.params import Auto, Finetune, RateSchedule, Recovery
 # In recovery `steps: auto` shows this share of the images that BiT-HyperRule shows, so that larger data sets get more:
 # ten times all of CIFAR-10's.
 RECOVERY_IMAGES = 0.1
+# Over this share of the steps hints fall to 0: units can give what the answers need in other ways than the teacher's.
+HINTED = 0.5
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Recipe:
     mixup: parameter of its beta distribution; 0 is none. optimizer: sgd (with momentum) or adam.
     distillation: share of the loss that follows a teacher's outputs rather than the labels, at `temperature` (Hinton et
     al., arXiv:1503.02531). The teacher sees what the student sees, mixup and all.
-    hints: weight of a further loss, by which the residual units' outputs follow the teacher's.
+    hints: weight at the start of a further loss, by which the residual units' outputs follow the teacher's.
     batch_split: parts of a batch that a step computes one after the other; auto: as few as memory allows.
     """
 
@@ -135,6 +137,11 @@ def learning_rate(step: int, recipe: Recipe) -> float:
             return recipe.learning_rate * (1 + cos(angle)) / 2
         case "constant":
             return recipe.learning_rate
+
+
+def hints(step: int, recipe: Recipe) -> float:
+    """The weight of the hints at `step`, counted from 0."""
+    return recipe.hints * max(0.0, 1 - step / (HINTED * recipe.steps))
 
 
 def _or(value, automatic):

@@ -40,11 +40,11 @@ def strategy(devices: str, threads: Auto | int) -> tf.distribute.Strategy:
 
 def training_step(
     model: tf.keras.Model, recipe: Recipe, teacher: tf.keras.Model | None = None
-) -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], tf.keras.optimizers.Optimizer]:
-    """A function of a batch that updates `model` and gives the batch's [mean loss, accuracy]; and its optimizer.
+) -> tuple[Callable[[np.ndarray, np.ndarray, float], np.ndarray], tf.keras.optimizers.Optimizer]:
+    """A function of a batch and the weight of hints that updates `model`; and its optimizer.
 
-    `teacher` is needed if the recipe `has_teacher`. Raises WrongValue if the devices or the recipe's `batch_split`
-    don't divide its `batch_size`.
+    The function gives the batch's [mean loss, accuracy]. `teacher` is needed if the recipe `has_teacher`. Raises
+    WrongValue if the devices or the recipe's `batch_split` don't divide its `batch_size`.
     """
     devices = model.distribute_strategy
     images = limits.images_a_device(recipe, devices.num_replicas_in_sync)
@@ -57,7 +57,7 @@ def training_step(
     student = network.with_units(model)
     taught = network.with_units(teacher) if teacher else None
 
-    def losses_of(pixels, targets, units, logits):
+    def losses_of(pixels, targets, hints, units, logits):
         losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
         if taught is None:
             return losses
@@ -65,36 +65,36 @@ def training_step(
         their_units, their_logits = taught(pixels, training=False)
         followed = distillation_losses(their_logits, logits, recipe.temperature)
         losses = (1 - recipe.distillation) * losses + recipe.distillation * followed
-        return losses + recipe.hints * hint_losses(their_units, units) if recipe.hints else losses
+        return losses + hints * hint_losses(their_units, units) if recipe.hints else losses
 
-    def gradients_of(pixels, targets):
+    def gradients_of(pixels, targets, hints):
         with tf.GradientTape() as tape:
             units, logits = student(pixels, training=True)
             logits = tf.cast(logits, tf.float32)  # [batch, classes]
             # Divided by the whole batch, so that its parts add up, whatever splits it.
-            loss = tf.reduce_sum(losses_of(pixels, targets, units, logits)) / recipe.batch_size
+            loss = tf.reduce_sum(losses_of(pixels, targets, hints, units, logits)) / recipe.batch_size
         hits = tf.equal(tf.argmax(logits, axis=1), tf.argmax(targets, axis=1))
         share = tf.reduce_sum(tf.cast(hits, tf.float32)) / recipe.batch_size
         return tape.gradient(loss, model.trainable_variables), tf.stack([loss, share])
 
-    def on_device(pixels, targets):
+    def on_device(pixels, targets, hints):
         if split == 1:
-            gradients, means = gradients_of(pixels, targets)
+            gradients, means = gradients_of(pixels, targets, hints)
         else:
             parts = [tf.reshape(x, [split, -1, *x.shape[1:]]) for x in (pixels, targets)]
             zeros = [tf.zeros(v.shape) for v in model.trainable_variables], tf.zeros(2)
             gradients, means = tf.foldl(
-                lambda sums, part: tf.nest.map_structure(tf.add, sums, gradients_of(*part)), parts, zeros,
-                parallel_iterations=1,
+                lambda sums, part: tf.nest.map_structure(tf.add, sums, gradients_of(part[0], part[1], hints)),
+                parts, zeros, parallel_iterations=1,
             )  # fmt: skip
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
         return means
 
     @tf.function
-    def on_all_devices(pixels, targets):
-        return devices.reduce("SUM", devices.run(on_device, (pixels, targets)), axis=None)
+    def on_all_devices(pixels, targets, hints):
+        return devices.reduce("SUM", devices.run(on_device, (pixels, targets, hints)), axis=None)
 
-    def step(pixels, targets):
+    def step(pixels, targets, hints):
         shares = [np.split(x, devices.num_replicas_in_sync) for x in (pixels, targets)]
         return on_all_devices(
             *(
@@ -102,7 +102,8 @@ def training_step(
                     lambda device, share=share: tf.constant(share[device.replica_id_in_sync_group])
                 )
                 for share in shares
-            )
+            ),
+            tf.constant(hints),
         ).numpy()
 
     return step, optimizer
