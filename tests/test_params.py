@@ -235,7 +235,7 @@ CHANNELS, MAGNITUDE = {"method": "channels", "keep": 0.5}, {"method": "magnitude
     [
         {"method": "n_m"},
         {"method": "units", "remove": 2},
-        {"method": "channels", "target_macs": 0.5, "importance": "taylor"},
+        {"method": "channels", "target_macs": 0.5, "importance": "taylor", "scope": "all"},
         {"method": "channels", "keep": 0.5, "rounds": 4, "steps": 0, "mixup": 0.2},
         {"method": "magnitude", "layers": ["resnet/block1/*"], "schedule": "constant", "mixup": 1.0},
         {"method": "norm_free", "norms": "inner"},
@@ -243,6 +243,7 @@ CHANNELS, MAGNITUDE = {"method": "channels", "keep": 0.5}, {"method": "magnitude
         {"method": "combine", "parts": [CHANNELS, {"method": "norm_free"}, MAGNITUDE]},
         {"method": "quantize", "weights": 4, "activations": "float", "distillation": 1.0},
         {"method": "combine", "parts": [CHANNELS, {"method": "n_m"}, {"method": "quantize"}]},
+        {"method": "combine", "parts": [CHANNELS | {"hints": 4}, CHANNELS | {"scope": "all"}]},
     ],
 )
 def test_each_method_is_an_entry(committed, entry):
@@ -262,6 +263,17 @@ def test_each_method_is_an_entry(committed, entry):
         ),
         (CHANNELS | {"rounds": 0}, "pruning.mine.rounds is 0: Input should be greater than or equal to 1"),
         (CHANNELS | {"rounds": 4, "steps": 3}, "pruning.mine: steps is 3, too few for 4 rounds; at least 4, or 0"),
+        (
+            CHANNELS | {"scope": "all", "hints": 4},
+            "pruning.mine: hints is 4, but with scope: all units give fewer channels than the teacher's",
+        ),
+        (
+            {
+                "method": "combine",
+                "parts": [CHANNELS | {"scope": "all"}, {"method": "norm_free"}, MAGNITUDE | {"hints": 4}],
+            },
+            "pruning.mine: parts[2].hints is 4, but after scope: all units give fewer channels than the teacher's",
+        ),
         (MAGNITUDE | {"rounds": 2}, "pruning.mine: unknown key 'rounds'; allowed: steps, batch_size, "),
         (MAGNITUDE | {"mixup": 1.5}, "pruning.mine.mixup is 1.5: Input should be 'auto', or Input should be less than"),
         ({"method": "magnitude", "layers": []}, "pruning.mine.layers is []: needs at least 1 item"),

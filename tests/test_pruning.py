@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from bitlite.bit import network
-from bitlite.bit.names import HEAD, ROOT
+from bitlite.bit.names import FINAL_NORM, HEAD, ROOT
 from bitlite.bit.shapes import Shape
-from bitlite.bit.weights import untrained
+from bitlite.bit.weights import Bit, untrained
 from bitlite.litert import runtime
 from bitlite.pruning import speed
 from bitlite.pruning.budget import evenly, within
@@ -172,7 +172,7 @@ def test_norm_importance_by_hand(bit):
     gamma = np.ones(16, np.float32)
     gamma[2:6] = -4, 2, 0, 3
     changes = {f"{unit}/b/standardized_conv2d/kernel": reader, f"{unit}/b/group_norm/gamma": gamma}
-    score = by_norm(bit.with_weights(bit.weights | changes))[f"{unit}/b/group_norm"]
+    score = by_norm(bit.with_weights(bit.weights | changes), "inner")[f"{unit}/b/group_norm"]
     # Of three groups of two: 5^2 + 1^2, 8^2 + 4^2, 0 + 3^2.
     assert score == pytest.approx(np.array([26, 80, 9, 0, 0, 0, 0, 0]) / 115)
 
@@ -184,7 +184,7 @@ def losses_of(bit, pixels, targets):
 
 
 def test_taylor_importance_foretells_the_loss_of_a_weaker_group(bit):
-    found = by_taylor(bit, batches())
+    found = by_taylor(bit, batches(), "inner")
     assert set(found) == {f"{unit}/{norm}/group_norm" for unit in UNITS for norm in "bc"}
     pixels, targets = (np.concatenate(parts) for parts in zip(*batches(), strict=True))
     for norm, group in ((f"{UNITS[0]}/b/group_norm", 3), (f"{UNITS[1]}/c/group_norm", 0)):
@@ -200,7 +200,7 @@ def test_taylor_importance_foretells_the_loss_of_a_weaker_group(bit):
 
 
 def test_loss_without_groups_is_that_of_the_model_without_them(bit):
-    importance = by_norm(bit)
+    importance = by_norm(bit, "inner")
     loss = loss_with(bit, list(batches()))
     pixels, targets = (np.concatenate(parts) for parts in zip(*batches(), strict=True))
     for keep in (0.25, 1.0, 0.5):
@@ -229,7 +229,7 @@ def test_shares_follow_from_importance_where_that_lowers_the_loss(bit):
     idle = f"{UNITS[1]}/c/group_norm"
     weights = bit.weights | {f"{idle}/{name}": np.zeros(16, np.float32) for name in ("gamma", "beta")}
     uneven = bit.with_weights(weights)
-    importance = by_norm(bit) | {idle: np.zeros(8)}
+    importance = by_norm(bit, "inner") | {idle: np.zeros(8)}
     images = [(pixels, answers(uneven, pixels)) for pixels, _ in batches()]
     loss = loss_with(uneven, images)
     kept = within(uneven, importance, "target_macs", 0.6, loss)
@@ -335,6 +335,112 @@ def test_keeping_all_channels_changes_nothing(bit):
     assert all(np.array_equal(value, bit.weights[name]) for name, value in same.weights.items())
 
 
+# Of all sites: what a block's shortcuts carry, by the norms and the convolutions that read it, written out by hand.
+B1, B2, B3 = (f"resnet/block{block}" for block in (1, 2, 3))
+TRUNK = {
+    f"{B2}/unit01/a/group_norm": {f"{B2}/unit01/a/group_norm": ("a", "a/proj")},
+    f"{B3}/unit01/a/group_norm": {f"{B2}/unit02/a/group_norm": ("a",), f"{B3}/unit01/a/group_norm": ("a", "a/proj")},
+    FINAL_NORM: {FINAL_NORM: ()},
+}
+
+
+def reader(norm, part):
+    return f"{norm.removesuffix('/a/group_norm')}/{part}/standardized_conv2d/kernel"
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """A folded BiT of three blocks, of random weights."""
+    fresh = untrained(
+        "bit-test", Shape(filters=16, units=(1, 2, 1), groups=8, root=3, pool=False, image_size=(16, 12)), seed=0
+    ).with_head(("a", "b", "c"), (16, 12))
+    random = np.random.default_rng(1)
+    weights = {name: value + 0.3 * random.standard_normal(value.shape) for name, value in fresh.weights.items()}
+    return fresh.with_weights({name: value.astype(np.float32) for name, value in weights.items()}).folded()
+
+
+@pytest.mark.parametrize(
+    "cuts", [{"keep": 0.5}, {"keep": 0.13}, {"keep": 0.5, "importance": "taylor"}, {"keep": None, "target_macs": 0.3}]
+)
+def test_model_without_groups_of_the_trunk_is_the_full_one_without_what_they_give(deep, cuts, tmp_path):
+    smaller = cut(deep, scope="all", **cuts)
+    silenced = dict(deep.weights)
+    for norm in deep.norms:
+        # Random gammas are all different, so they tell which channels stayed.
+        gamma, left = (each.weights[f"{norm}/gamma"] for each in (deep, smaller))
+        for name in ("gamma", "beta"):
+            silenced[f"{norm}/{name}"] = np.where(np.isin(gamma, left), deep.weights[f"{norm}/{name}"], 0)
+        stays = np.isin(gamma, left).reshape(8, -1)
+        assert np.all(stays.all(axis=1) == stays.any(axis=1))  # whole groups
+        assert smaller.groups(norm) == stays.any(axis=1).sum()
+    for last, norms in TRUNK.items():
+        assert {smaller.groups(norm) for norm in norms} == {smaller.groups(last)} != {8}
+    assert smaller.groups(f"{B1}/unit01/a/group_norm") == 8  # the root stays
+    expected = logits(deep.with_weights(silenced))
+    assert np.abs(logits(smaller) - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert np.abs(logits(deep) - expected).max() > 0.01 * np.abs(expected).max()
+    smaller.save(tmp_path / "smaller")
+    assert equal(Bit.load(tmp_path / "smaller"), smaller)
+
+
+def test_trunk_reaches_what_inner_channels_can_not(deep):
+    with pytest.raises(InputError, match="target_macs is 0.1, but channels can't bring it below"):
+        cut(deep, keep=None, target_macs=0.1)
+    assert 0.05 < macs_share(cut(deep, keep=None, target_macs=0.1, scope="all"), deep) <= 0.1
+
+
+def test_norm_importance_of_the_trunk_by_hand(deep):
+    found = by_norm(deep, "all")
+    assert found.keys() - by_norm(deep, "inner").keys() == TRUNK.keys()
+    for last, norms in TRUNK.items():
+        energy = 0
+        for norm, parts in norms.items():
+            for name in [reader(norm, part) for part in parts] or [f"{HEAD}/kernel"]:
+                energy += deep.weights[f"{norm}/gamma"] ** 2 * (deep.weights[name] ** 2).sum(axis=(0, 1, 3))
+        by_group = energy.reshape(8, -1).sum(axis=1)
+        assert found[last] == pytest.approx(by_group / by_group.sum(), rel=1e-4)
+
+
+def test_taylor_importance_of_the_trunk_foretells_the_loss_of_a_weaker_group(deep):
+    found = by_taylor(deep, batches(), "all")
+    pixels, targets = (np.concatenate(parts) for parts in zip(*batches(), strict=True))
+    for (last, norms), group in zip(TRUNK.items(), (3, 0, 7), strict=True):
+        losses = []
+        for step in (-0.002, 0.002):
+            weights = dict(deep.weights)
+            for name in (f"{norm}/{each}" for norm in norms for each in ("gamma", "beta")):
+                weights[name] = weights[name].copy()
+                weights[name].reshape(8, -1)[group] *= 1 + step
+            losses.append(losses_of(deep.with_weights(weights), pixels, targets))
+        slopes = (losses[1] - losses[0]) / 0.004
+        assert found[last][group] == pytest.approx(np.mean(slopes**2), rel=0.1)
+
+
+def test_loss_without_groups_of_the_trunk_is_that_of_the_model_without_them(deep):
+    loss = loss_with(deep, list(batches()))
+    pixels, targets = (np.concatenate(parts) for parts in zip(*batches(), strict=True))
+    for keep in (0.25, 1.0, 0.5):
+        expected = np.mean(losses_of(cut(deep, keep, scope="all"), pixels, targets))
+        assert loss(evenly(by_norm(deep, "all"), keep)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        Channels(method="channels", keep=0.5, scope="all"),
+        Units(method="units", remove=1),
+        NormFree(method="norm_free", norms="all"),
+        Magnitude(method="magnitude", sparsity=0.5),
+    ],
+    ids=lambda entry: entry.method,
+)
+def test_every_method_takes_a_model_with_a_narrower_trunk(deep, entry):
+    smaller = cut(deep, 0.5, scope="all")
+    found = prune(smaller, entry, batches)
+    assert not equal(found, smaller)
+    assert np.isfinite(logits(found)).all()
+
+
 def test_channels_of_a_pruned_model(bit):
     twice = cut(cut(bit, 0.5), 0.5)
     assert {twice.groups(f"{unit}/{norm}/group_norm") for unit in UNITS for norm in "bc"} == {2}
@@ -358,7 +464,7 @@ def test_each_round_ranks_anew_what_the_round_before_left(square):
     found = recovered(square, entry, log=lambda step, values: steps.append(step))
     assert steps == [1, 2, 3, 4, 5]
     first = recovered(square, Channels(method="channels", keep=0.75, importance="norm", steps=2))
-    kept = evenly(by_norm(first), 4 / 6)
+    kept = evenly(by_norm(first, "inner"), 4 / 6)
     assert {norm: len(groups) for norm, groups in kept.items()} == dict.fromkeys(square.inner_norms, 4)
     smaller = prune(first, Channels(method="channels", keep=4 / 6, importance="norm"), no_batches)
     expected = recover(smaller, first, Channels(method="channels", keep=4 / 6, steps=3), run_of_noise())
@@ -660,12 +766,16 @@ def narrow():
     head = random.standard_normal(fresh.weights[f"{HEAD}/kernel"].shape).astype(np.float32)
     whole = (fresh.with_weights(fresh.weights | {f"{HEAD}/kernel": head})).folded()
     images = random.integers(256, size=(8, 64, 64, 3)).astype(np.float32), np.eye(3, dtype=np.float32)[np.arange(8) % 3]
-    return whole, prune(whole, Channels(method="channels", keep=0.5), lambda: [images])
+    return whole, {
+        scope: prune(whole, Channels(method="channels", keep=0.5, scope=scope), lambda: [images])
+        for scope in ("inner", "all")
+    }
 
 
+@pytest.mark.parametrize("scope", ["inner", "all"])
 @pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int8"])
-def test_pruned_bit_of_many_blocks_converts(narrow, scheme, tmp_path):
-    whole, smaller = narrow
+def test_pruned_bit_of_many_blocks_converts(narrow, scheme, scope, tmp_path):
+    whole, smaller = narrow[0], narrow[1][scope]
     assert [unit.path for unit in smaller.units] == [unit.path for unit in whole.units]
     assert smaller.macs < 0.7 * whole.macs
     pixels = np.random.default_rng(7).integers(256, size=(8, 64, 64, 3), dtype=np.uint8)

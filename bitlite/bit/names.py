@@ -60,7 +60,7 @@ def units(names: Iterable[str]) -> list[Unit]:
     return [Unit(path) for path in sorted(paths)]
 
 
-def inner_norm(path: str) -> Unit | None:
-    """The unit that the norm at `path` is inside of, before convolution b or c; None for any other norm."""
-    match = re.fullmatch(r"(resnet/block\d+/unit\d+)/[bc]/group_norm", path)
-    return match and Unit(match[1])
+def place(norm: str) -> tuple[Unit, str] | None:
+    """The unit that has the norm at this path, and the convolution, a, b or c, that it is before; None for the last."""
+    match = re.fullmatch(r"(resnet/block\d+/unit\d+)/([abc])/group_norm", norm)
+    return match and (Unit(match[1]), match[2])

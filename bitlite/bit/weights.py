@@ -5,15 +5,18 @@ not stored: they are read from the names and shapes of the weights, so a pruned 
 """
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Mapping
 from fnmatch import fnmatch
+from operator import attrgetter
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from bitlite.bit.names import FINAL_NORM, HEAD, ROOT, Unit, inner_norm, units
+from bitlite.bit.names import FINAL_NORM, HEAD, ROOT, Unit, place, units
 from bitlite.bit.shapes import Shape, misfit
 from bitlite.workflow.errors import InputError, WrongValue, damaged, missing, one_line
 from bitlite.workflow.files import read_npz, whole, write_json
@@ -81,6 +84,28 @@ class Convolution:
 
 
 @dataclasses.dataclass(frozen=True)
+class Site:
+    """Channels that can only go together.
+
+    giving: paths of the convolutions whose outputs they are, or are the sum of. readers: of the norms that they go
+    through, in running order, each with the convolutions behind it.
+    """
+
+    giving: tuple[str, ...]
+    readers: Mapping[str, tuple[str, ...]]
+
+    @property
+    def norm(self) -> str:
+        """The last of its norms, whose path is the site's name."""
+        return list(self.readers)[-1]
+
+    @property
+    def reading(self) -> tuple[str, ...]:
+        """Paths of all convolutions behind its norms."""
+        return tuple(itertools.chain(*self.readers.values()))
+
+
+@dataclasses.dataclass(frozen=True)
 class Bit:
     """Architecture and weights; kernels are [height, width, inputs, outputs], all float32.
 
@@ -136,10 +161,8 @@ class Bit:
 
     def _grouped(self, norm: str) -> bool:
         """Whether the norm at this path has whole groups: as many channels in each as before pruning."""
-        channels, unit = self.weights[f"{norm}/gamma"].size, inner_norm(norm)
-        unpruned = self.weights[f"{unit.conv('c')}/kernel"].shape[-1] // 4 if unit else channels
-        size = unpruned // self.architecture.groups
-        return size > 0 and unpruned % self.architecture.groups == 0 and channels % size == 0
+        unpruned, groups = self._unpruned(norm), self.architecture.groups
+        return unpruned % groups == 0 and self.weights[f"{norm}/gamma"].size % (unpruned // groups) == 0
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes that the weights would have with the outputs that the kernels have: what feeds what must fit."""
@@ -221,6 +244,28 @@ class Bit:
         """Paths of all norms in running order."""
         return [*(unit.norm(part) for unit in self.units for part in "abc"), FINAL_NORM]
 
+    def sites(self, scope: str) -> list[Site]:
+        """Where channels can go: inner, inside the bottlenecks, or all, those that a block's shortcuts carry too."""
+        inner = [
+            Site((unit.conv(before),), {unit.norm(after): (unit.conv(after),)})
+            for unit in self.units
+            for before, after in (("a", "b"), ("b", "c"))
+        ]
+        return inner + self._trunk_sites if scope == "all" else inner
+
+    @property
+    def _trunk_sites(self) -> list[Site]:
+        blocks = [list(units) for _, units in itertools.groupby(self.units, attrgetter("block"))]
+        found = []
+        for (first, *others), behind in itertools.zip_longest(blocks, blocks[1:]):
+            readers: dict[str, tuple[str, ...]] = {unit.norm("a"): (unit.conv("a"),) for unit in others}
+            if behind:
+                readers[behind[0].norm("a")] = (behind[0].conv("a"), behind[0].projection)
+            else:
+                readers[FINAL_NORM] = (HEAD,)
+            found.append(Site((first.projection, *(unit.conv("c") for unit in (first, *others))), readers))
+        return found
+
     @property
     def inner_norms(self) -> list[str]:
         """Paths of the norms inside the bottlenecks, before convolutions b and c."""
@@ -228,11 +273,15 @@ class Bit:
 
     def groups(self, norm: str) -> int:
         """Groups of the norm at this path. Pruning removes whole groups, so what stays fixed is a group's size."""
-        unit = inner_norm(norm)
-        if not unit:
-            return self.architecture.groups
-        unpruned = self.weights[f"{unit.conv('c')}/kernel"].shape[-1] // 4
-        return self.weights[f"{norm}/gamma"].size // (unpruned // self.architecture.groups)
+        return self.weights[f"{norm}/gamma"].size // (self._unpruned(norm) // self.architecture.groups)
+
+    def _unpruned(self, norm: str) -> int:
+        """Channels that the norm at this path had before pruning: a multiple of the root's, which stay."""
+        unit, part = place(norm) or (self.units[-1], "behind")
+        before_block = part == "a" and self.projects(unit)  # it reads what the block before gives, or the root
+        blocks = unit.block - 1 - before_block
+        filters = self.weights[f"{ROOT}/kernel"].shape[-1]
+        return filters if blocks < 0 else filters * 2**blocks * (1 if part in ("b", "c") else 4)
 
     def range(self, layer: str) -> tuple[float, float] | None:
         """The least and the largest value that int8 holds of this layer's output, if the BiT was trained with them."""

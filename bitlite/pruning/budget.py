@@ -1,7 +1,4 @@
-"""How many groups of each inner norm stay, so that a BiT becomes as small as asked for. NumPy only.
-
-Inner norms are those inside the bottlenecks, before convolutions b and c.
-"""
+"""How many groups of each site stay, so that a BiT becomes as small as asked for. NumPy only."""
 
 from collections.abc import Callable, Mapping
 from operator import attrgetter
@@ -11,21 +8,21 @@ import numpy as np
 from bitlite.bit.weights import Bit
 from bitlite.workflow.errors import WrongValue
 
-# Importance [groups] of each group of every inner norm, by the norm's path.
+# Importance [groups] of each group of some sites, by the site's norm.
 Importance = dict[str, np.ndarray]
-# Sorted indices of the groups of every inner norm that stay, by the norm's path.
+# Sorted indices of the groups of some sites that stay, by the site's norm.
 Kept = dict[str, np.ndarray]
 
 # The size of a convolution that a target is about, by the target's key in params.yaml.
 COUNTED = {"target_macs": attrgetter("macs"), "target_parameters": attrgetter("kernel.size")}
-# Where shares follow from importance, a norm keeps at least one of these shares of what one share for all leaves it.
+# Where shares follow from importance, a site keeps at least one of these shares of what one share for all leaves it.
 FLOORS = (1.0, 0.9, 0.75, 0.5)
 
 
 def evenly(importance: Importance, share: float, whole: Bit | None = None) -> Kept:
-    """The most important groups, of every norm the same share: of those that it has, or of those in `whole`.
+    """The most important groups, of every site the same share: of those that it has, or of those in `whole`.
 
-    Raises WrongValue if that leaves a norm none.
+    Raises WrongValue if that leaves a site none.
     """
     full = {norm: whole.groups(norm) if whole else len(values) for norm, values in importance.items()}
     counts = {norm: round(groups * share) for norm, groups in full.items()}
@@ -52,8 +49,8 @@ def within(
     `whole` is by default `bit` itself.
 
     Groups go in the order of the importance that is lost for each multiply-add or weight saved. Importance holds for
-    one group at a time, so by this order alone some norms would be left with next to nothing. Therefore a norm keeps at
-    least a share, the floor, of the groups that it would keep if all norms kept the same share. Of FLOORS the one with
+    one group at a time, so by this order alone some sites would be left with next to nothing. Therefore a site keeps at
+    least a share, the floor, of the groups that it would keep if all sites kept the same share. Of FLOORS the one with
     the least `loss` is taken; the floor 1 is the same share for all. Raises WrongValue if the target is out of reach.
     """
     counts = {norm: len(values) for norm, values in importance.items()}
@@ -82,9 +79,9 @@ def within(
     return min((with_floor(floor) for floor in FLOORS), key=loss)
 
 
-def least_share(bit: Bit, key: str, whole: Bit) -> float:
-    """The size `key`, one of COUNTED, of `bit` with one group in every inner norm, as a share of that of `whole`."""
-    return size_of(bit, key)(dict.fromkeys(bit.inner_norms, 1)) / whole_size(whole, key)
+def least_share(bit: Bit, importance: Importance, key: str, whole: Bit) -> float:
+    """The size `key`, one of COUNTED, of `bit` with one group at each of these sites, as a share of that of `whole`."""
+    return size_of(bit, key)(dict.fromkeys(importance, 1)) / whole_size(whole, key)
 
 
 def whole_size(bit: Bit, key: str) -> int:
@@ -93,22 +90,18 @@ def whole_size(bit: Bit, key: str) -> int:
 
 
 def size_of(bit: Bit, key: str) -> Callable[[Mapping[str, int]], float]:
-    """A function that takes the number of groups that each inner norm keeps, and returns the size of all convolutions.
+    """A function that takes the number of groups that sites keep, and returns the size of all convolutions.
 
-    `key`, one of COUNTED, says which size.
+    `key`, one of COUNTED, says which size. Sites that it is not told of keep all.
     """
-    groups = {norm: bit.groups(norm) for norm in bit.inner_norms}
-    # A convolution reads the channels of the norm before it, and gives those of the norm behind it.
-    before: dict[str, str] = {}
-    behind: dict[str, str] = {}
-    for unit in bit.units:
-        before |= {unit.conv("b"): unit.norm("b"), unit.conv("c"): unit.norm("c")}
-        behind |= {unit.conv("a"): unit.norm("b"), unit.conv("b"): unit.norm("c")}
+    sites = bit.sites("all")
+    before = {path: site.norm for site in sites for path in site.reading}
+    behind = {path: site.norm for site in sites for path in site.giving}
     convolutions = [(COUNTED[key](each), before.get(each.path), behind.get(each.path)) for each in bit.convolutions]
 
     def size(kept: Mapping[str, int]) -> float:
-        share = {norm: kept[norm] / count for norm, count in groups.items()} | {None: 1}
-        return sum(full * share[read] * share[given] for full, read, given in convolutions)
+        share: dict[str | None, float] = {norm: count / bit.groups(norm) for norm, count in kept.items()}
+        return sum(full * share.get(read, 1) * share.get(given, 1) for full, read, given in convolutions)
 
     return size
 

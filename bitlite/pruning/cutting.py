@@ -20,18 +20,18 @@ def without_channels(
     whole: Bit | None = None,
     quick: bool = False,
 ) -> Bit:
-    """The folded `bit` with only the most important of the channels inside its bottlenecks, in one cut.
+    """The folded `bit` with only the most important of its channels, in one cut: those of the sites in `importance`.
 
     Only whole GroupNorm groups go, so that the groups that stay are normalised exactly as before; at least one group
-    of every norm stays. All shares are of `whole`, of which earlier cuts left `bit`; by default it is `bit` itself.
-    `entry.keep` is the share of every norm that stays. With a target each norm's share follows from importance and
+    of every site stays. All shares are of `whole`, of which earlier cuts left `bit`; by default it is `bit` itself.
+    `entry.keep` is the share of every site that stays. With a target each site's share follows from importance and
     `loss`, and the largest BiT that meets the target is taken: a share of the multiply-adds or weights of the
     convolutions (`target_macs`, `target_parameters`), or of the time that the file takes on this very machine
     (`target_latency`), which makes the outcome depend on the machine.
 
     loss: of `bit` with these groups alone, which `keep` does without. quick: tries by a few runs whether
     target_latency is in reach at all.
-    Raises WrongValue if `keep` leaves a norm nothing, or if a target is out of reach, with the least that is in reach.
+    Raises WrongValue if `keep` leaves a site nothing, or if a target is out of reach, with the least that is in reach.
     """
     whole = whole or bit
     key, share = entry.size
@@ -43,27 +43,23 @@ def without_channels(
     return fast_enough(
         whole,
         lambda macs: with_groups(bit, within(bit, importance, "target_macs", macs, loss, whole)),
-        least_share(bit, "target_macs", whole),
+        least_share(bit, importance, "target_macs", whole),
         share,
         quick,
     )
 
 
 def with_groups(bit: Bit, kept: Kept) -> Bit:
-    """`bit` with only the groups `kept` of its inner norms: cut out of all weights that they reach."""
+    """`bit` with only the groups `kept` of these sites: the others are cut out of all weights that they reach."""
     weights = dict(bit.weights)
-    for unit in bit.units:
-        for before, after in (("a", "b"), ("b", "c")):
-            norm = unit.norm(after)
-            size = bit.weights[f"{norm}/gamma"].size // bit.groups(norm)  # channels of a group
-            stay = (kept[norm][:, None] * size + np.arange(size)).ravel()  # [groups that stay * size]
-            for name, axis in {
-                f"{unit.conv(before)}/kernel": 3,  # [height, width, inputs, channels]
-                f"{norm}/gamma": 0,  # [channels]
-                f"{norm}/beta": 0,  # [channels]
-                f"{unit.conv(after)}/kernel": 2,  # [height, width, channels, outputs]
-            }.items():
-                weights[name] = np.take(weights[name], stay, axis)
+    for site in (each for each in bit.sites("all") if each.norm in kept):
+        size = bit.weights[f"{site.norm}/gamma"].size // bit.groups(site.norm)  # channels of a group
+        stay = (kept[site.norm][:, None] * size + np.arange(size)).ravel()  # [groups that stay * size]
+        reached = [(f"{path}/kernel", 3) for path in site.giving]  # [height, width, inputs, channels]
+        reached += [(f"{norm}/{name}", 0) for norm in site.readers for name in ("gamma", "beta")]  # [channels]
+        reached += [(f"{path}/kernel", 2) for path in site.reading]  # [height, width, channels, outputs]
+        for name, axis in reached:
+            weights[name] = np.take(weights[name], stay, axis)
     return bit.with_weights(weights)
 
 

@@ -32,7 +32,7 @@ def once(bit: Bit, cut: Part, sample: Sample, whole: Bit) -> Bit:
         case Magnitude() | NM():
             return zeroed(bit, cut)
         case Channels():
-            importance = by_taylor(bit, sample()) if cut.importance == "taylor" else by_norm(bit)
+            importance = by_taylor(bit, sample(), cut.scope) if cut.importance == "taylor" else by_norm(bit, cut.scope)
             loss = loss_with(bit, list(sample())) if cut.keep is None else None
             return cutting.without_channels(bit, cut, importance, loss, whole=whole)
         case Units():

@@ -45,7 +45,7 @@ def _narrower(bit: Bit, entry: Channels) -> Bit:
 
 
 def _cut(bit: Bit, cut: Channels, whole: Bit) -> Bit:
-    alike = {norm: np.ones(bit.groups(norm)) for norm in bit.inner_norms}
+    alike = {site.norm: np.ones(bit.groups(site.norm)) for site in bit.sites(cut.scope)}
     return cutting.without_channels(bit, cut, alike, lambda kept: 0.0, whole=whole, quick=True)
 
 

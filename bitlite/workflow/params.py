@@ -202,6 +202,7 @@ class Channels(Recovery):
     target_macs: ProperShare | None = None
     target_parameters: ProperShare | None = None
     target_latency: ProperShare | None = None
+    scope: Literal["inner", "all"] = "inner"
     importance: Literal["norm", "taylor"] = "taylor"
     rounds: Annotated[int, Field(ge=1, le=100)] = 1
 
@@ -211,6 +212,14 @@ class Channels(Recovery):
     def _one_size(self):
         if sum(getattr(self, key) is not None for key in self.SIZES) != 1:
             raise ValueError(f"needs one of {', '.join(self.SIZES)}")
+        return self
+
+    @model_validator(mode="after")
+    def _hints_fit(self):
+        if self.scope == "all" and self.hints:
+            raise ValueError(
+                f"hints is {self.hints:g}, but with scope: all units give fewer channels than the teacher's"
+            )
         return self
 
     @model_validator(mode="after")
@@ -269,6 +278,18 @@ class Combine(Section):
         tuple[Annotated[Part, Field(discriminator="method")], ...],
         Field(min_length=2, strict=False),
     ]
+
+    @model_validator(mode="after")
+    def _hints_fit(self):
+        narrower = False
+        for number, part in enumerate(self.parts):
+            if narrower and part.hints:
+                raise ValueError(
+                    f"parts[{number}].hints is {part.hints:g}, but after scope: all units give fewer channels than the "
+                    "teacher's"
+                )
+            narrower |= isinstance(part, Channels) and part.scope == "all"
+        return self
 
     @model_validator(mode="after")
     def _zeros_stay(self):
