@@ -15,8 +15,8 @@ norm_free: what norm_free loses against the dense model, all norms and the inner
 quantize: accuracy of quantized files and the share of test images that they answer as the fine-tuned model does,
 without the method quantize and with it, at once and trained, on SEEDS (1) seeds.
 curve: points lost against EPOCHS (2 5 10 20) of recovery by the teacher alone, its units too where the name says hints,
-on 2 seeds. It may take hours, and goes on after an interruption: finished runs are in models/.curve, and a
-started one has its checkpoint there.
+from inner channels cut or from those of all sites, on 2 seeds. It may take hours, and goes on after an interruption:
+finished runs are in models/.curve, and a started one has its checkpoint there.
 r50x1: seconds and memory that pruning a BiT-R50x1 of random weights at 224 px takes, and whether it converts in each
 scheme.
 """
@@ -84,11 +84,14 @@ NORM_FREE = {"method": "norm_free", "batch_size": 64, "distillation": 0.9, "temp
 QUANTIZE = {"method": "quantize", "batch_size": 128, "mixup": 0.0}
 INT4 = {"weights": 4, "activations": "float", "learning_rate": 0.001}
 KEEP, MAGNITUDE = Channels(keep=0.5, **FAST), Magnitude(method="magnitude", sparsity=0.8)
-ALONE = {"distillation": 1.0, "temperature": 2.0, "batch_size": 128, "padding": 2}
+ALONE = {"distillation": 1.0, "temperature": 4.0, "batch_size": 128, "padding": 2}
 CURVES = {
     "keep 0.5": KEEP.model_copy(update={**ALONE, "learning_rate": 0.03}),
     "keep 0.5, hints": KEEP.model_copy(update={**ALONE, "learning_rate": 0.03, "hints": 40.0}),
+    # As many as keep 0.5 leaves of bit-tiny.
+    "target_macs 0.463, all": Channels(method="channels", target_macs=0.463, scope="all", learning_rate=0.03, **ALONE),
     "target_macs 0.25": Channels(method="channels", target_macs=0.25, learning_rate=0.03, **ALONE),
+    "target_macs 0.25, all": Channels(method="channels", target_macs=0.25, scope="all", learning_rate=0.03, **ALONE),
     "magnitude 0.8": MAGNITUDE.model_copy(update={**ALONE, "learning_rate": 0.01}),
 }
 # Where their finished runs are, and below it the unfinished ones.
@@ -221,12 +224,12 @@ def curve(*epochs: str) -> None:
     """Print the points of accuracy that recovery loses against the dense model, by epochs, seed by seed."""
     bench, images = Bench("auto"), dataset.digest()
     dense, weights = bench.accuracies(bench.dense), (FINETUNED / "weights.npz").read_bytes()
-    print(f"{'':18} {'epochs':>6} {'seed':>4} {'test':>8} {'lost':>6} {'validation':>10} {'lost':>6}", flush=True)
+    print(f"{'':23} {'epochs':>6} {'seed':>4} {'test':>8} {'lost':>6} {'validation':>10} {'lost':>6}", flush=True)
 
     def show(name: str, count: str, seed: str | int, found: np.ndarray) -> None:
         (test, validation), lost = found, 100 * np.subtract(dense, found)
         print(
-            f"{name:18} {count:>6} {seed:>4} {test:8.4f} {lost[0]:6.2f} {validation:10.4f} {lost[1]:6.2f}", flush=True
+            f"{name:23} {count:>6} {seed:>4} {test:8.4f} {lost[0]:6.2f} {validation:10.4f} {lost[1]:6.2f}", flush=True
         )
 
     show("dense", "", "", dense)
