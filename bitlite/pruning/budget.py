@@ -95,12 +95,13 @@ def size_of(bit: Bit, key: str) -> Callable[[Mapping[str, int]], float]:
     `key`, one of COUNTED, says which size. Sites that it is not told of keep all.
     """
     sites = bit.sites("all")
+    groups = {site.norm: bit.groups(site.norm) for site in sites}
     before = {path: site.norm for site in sites for path in site.reading}
     behind = {path: site.norm for site in sites for path in site.giving}
     convolutions = [(COUNTED[key](each), before.get(each.path), behind.get(each.path)) for each in bit.convolutions]
 
     def size(kept: Mapping[str, int]) -> float:
-        share: dict[str | None, float] = {norm: count / bit.groups(norm) for norm, count in kept.items()}
+        share: dict[str | None, float] = {norm: count / groups[norm] for norm, count in kept.items()}
         return sum(full * share.get(read, 1) * share.get(given, 1) for full, read, given in convolutions)
 
     return size

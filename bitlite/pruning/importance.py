@@ -31,7 +31,7 @@ def sampled(run: Run, bit: Bit) -> Iterator[Batch]:
 
 
 def by_norm(bit: Bit, scope: str) -> Importance:
-    """Importance by the weights, as shares: those of a site's groups add up to 1.
+    """Importance by the weights at the sites of this scope, as shares: those of a site's groups add up to 1.
 
     A channel counts as much as it can add to the convolutions that read it: its gamma times the norm of the weights
     that read it, squared.
@@ -50,7 +50,9 @@ def by_norm(bit: Bit, scope: str) -> Importance:
 
 
 def by_taylor(bit: Bit, batches: Iterable[Batch], scope: str) -> Importance:
-    """Importance by the data: the mean, over all images, of the squared change of an image's loss without the group.
+    """Importance by the data at the sites of this scope.
+
+    It is the mean, over all images, of the squared change of an image's loss without the group.
 
     To first order, the loss changes by the group's outputs times the loss's gradients by them (Theis et al.,
     arXiv:1801.05787; Molchanov et al., arXiv:1906.10771).
