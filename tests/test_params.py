@@ -259,20 +259,20 @@ def test_each_method_is_an_entry(committed, entry):
         ({"method": "channels"}, "pruning.mine: needs one of keep, target_macs, target_parameters, target_latency"),
         (
             CHANNELS | {"target_macs": 0.5},
-            "pruning.mine: needs one of keep, target_macs, target_parameters, target_latency",
+            "needs one of keep, target_macs, target_parameters, target_latency, has keep and target_macs",
         ),
         (CHANNELS | {"rounds": 0}, "pruning.mine.rounds is 0: Input should be greater than or equal to 1"),
         (CHANNELS | {"rounds": 4, "steps": 3}, "pruning.mine: steps is 3, too few for 4 rounds; at least 4, or 0"),
         (
             CHANNELS | {"scope": "all", "hints": 4},
-            "pruning.mine: hints is 4, but with scope: all units give fewer channels than the teacher's",
+            "pruning.mine: hints is 4: units that `scope: all` makes narrower can't follow those of the fine-tuned",
         ),
         (
             {
                 "method": "combine",
                 "parts": [CHANNELS | {"scope": "all"}, {"method": "norm_free"}, MAGNITUDE | {"hints": 4}],
             },
-            "pruning.mine: parts[2].hints is 4, but after scope: all units give fewer channels than the teacher's",
+            "pruning.mine: parts[2].hints is 4: units that `scope: all` makes narrower can't follow",
         ),
         (MAGNITUDE | {"rounds": 2}, "pruning.mine: unknown key 'rounds'; allowed: steps, batch_size, "),
         (MAGNITUDE | {"mixup": 1.5}, "pruning.mine.mixup is 1.5: Input should be 'auto', or Input should be less than"),

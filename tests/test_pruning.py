@@ -734,6 +734,11 @@ def test_importance_is_measured_on_as_many_images_as_the_model_is_small(square):
     assert sum(len(pixels) for pixels, _ in sampled(run, large)) == 32
 
 
+def test_automatic_steps_are_one_for_each_round_however_large_the_batches():
+    entry = Channels(method="channels", keep=0.5, batch_size=10**6, rounds=3)
+    assert [recipe.steps for recipe in recovery_recipes(entry, FINETUNING, examples=50_000)] == [1, 1, 1]
+
+
 # Conversion
 
 

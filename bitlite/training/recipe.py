@@ -97,7 +97,8 @@ def recovery_recipe(entry: Recovery, finetuning: Recipe, *, examples: int) -> Re
     """
     rule = hyperrule.schedule(examples)
     images = RECOVERY_IMAGES * rule.steps * hyperrule.BATCH_SIZE
-    steps = round(images / entry.batch_size) if entry.steps == "auto" else entry.steps
+    # However large the batches, every round recovers.
+    steps = max(len(entry.cuts), round(images / entry.batch_size)) if entry.steps == "auto" else entry.steps
     return replace(
         finetuning,
         **rule.stretched(steps)._asdict(),

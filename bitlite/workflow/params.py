@@ -196,6 +196,10 @@ class NM(Recovery):
         return self
 
 
+# Why hints can't be had.
+NARROWER = "units that `scope: all` makes narrower can't follow those of the fine-tuned model; set hints to 0"
+
+
 class Channels(Recovery):
     method: Literal["channels"]
     keep: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -210,16 +214,15 @@ class Channels(Recovery):
 
     @model_validator(mode="after")
     def _one_size(self):
-        if sum(getattr(self, key) is not None for key in self.SIZES) != 1:
-            raise ValueError(f"needs one of {', '.join(self.SIZES)}")
+        given = [key for key in self.SIZES if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs one of {', '.join(self.SIZES)}, has {' and '.join(given) or 'none'}")
         return self
 
     @model_validator(mode="after")
     def _hints_fit(self):
         if self.scope == "all" and self.hints:
-            raise ValueError(
-                f"hints is {self.hints:g}, but with scope: all units give fewer channels than the teacher's"
-            )
+            raise ValueError(f"hints is {self.hints:g}: {NARROWER}")
         return self
 
     @model_validator(mode="after")
@@ -284,10 +287,7 @@ class Combine(Section):
         narrower = False
         for number, part in enumerate(self.parts):
             if narrower and part.hints:
-                raise ValueError(
-                    f"parts[{number}].hints is {part.hints:g}, but after scope: all units give fewer channels than the "
-                    "teacher's"
-                )
+                raise ValueError(f"parts[{number}].hints is {part.hints:g}: {NARROWER}")
             narrower |= isinstance(part, Channels) and part.scope == "all"
         return self
 
