@@ -7,7 +7,7 @@ from test_tflite import bit_of, converted, photos
 
 from bitlite.tflite import calibration, clipping, convolutions
 from bitlite.tflite.graph import to_file
-from bitlite.tflite.lowering import integer_norm, lower
+from bitlite.tflite.lowering import even_contrast, integer_norm, lower
 
 # Tensors of thousands of values.
 CROWDED = ("/conv", "/sum", "/scaled", "/shifted", "/square")
@@ -27,7 +27,7 @@ def counted(values, least, largest):
 
 @pytest.fixture(scope="module")
 def float32():
-    return to_file(lower(bit_of(), [integer_norm]))
+    return to_file(lower(bit_of(), [even_contrast, integer_norm]))
 
 
 @pytest.fixture(scope="module")

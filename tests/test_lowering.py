@@ -300,6 +300,28 @@ def test_group_norm_of_constants_is_finite():
     assert np.abs(normed(inputs, np.ones(6), np.zeros(6), 2)).max() < 1
 
 
+@pytest.mark.parametrize("contrast", [1, 1 / 8, 1 / 32])
+@pytest.mark.parametrize("shape", [DEEP, SMALL], ids=["pool", "no pool"])
+def test_even_contrast_is_the_same_function(shape, contrast):
+    bit = bit_of(shape)
+    images = smooth(contrast, size=bit.architecture.image_size)
+    graph = lower(bit, [lowering.even_contrast, lowering.integer_norm])
+    assert_close(run(graph, images), network.build(bit)(images).numpy(), 2e-3)
+    assert sum(operator.output.name.endswith("/contrast/even") for operator in graph.operators) == 1
+
+
+def test_even_contrast_is_finite_where_nothing_varies():
+    bit, grey = bit_of(SMALL), np.full((1, 16, 16, 3), 127.5, np.float32)
+    assert_close(run(lower(bit, [lowering.even_contrast]), grey), network.build(bit)(grey).numpy())
+
+
+def test_no_contrast_is_evened_where_there_is_no_norm_or_no_root():
+    bit = bit_of(SMALL).folded()
+    nothing = bit.with_weights({**bit.weights, f"{ROOT}/kernel": 0 * bit.weights[f"{ROOT}/kernel"]})
+    for each in (frozen(bit, bit.norms[:1]), nothing):
+        assert len(lower(each, [lowering.even_contrast]).operators) == len(lower(each).operators)
+
+
 @pytest.mark.parametrize("shape", [PUBLISHED, SMALL], ids=["published", "small"])
 def test_frozen_norms_are_the_network_and_leave_no_statistics(shape):
     bit = frozen(bit_of(shape))

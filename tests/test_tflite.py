@@ -21,7 +21,7 @@ from bitlite.litert.operators import convolutions
 from bitlite.litert.signature import signature
 from bitlite.pruning.freezing import frozen
 from bitlite.tflite import calibration, conversion, flatbuffer, mixed, quantizer, schemes
-from bitlite.tflite.convolutions import find
+from bitlite.tflite.convolutions import find, signal_to_noise
 from bitlite.tflite.graph import to_file
 from bitlite.tflite.lowering import lower
 from bitlite.workflow.params import Int4, Int8Mixed, Integers, Mixed, Uncalibrated
@@ -345,6 +345,20 @@ def test_int8_file_is_of_integers_throughout(files):
     assert {kind for kind, _ in tensors} == {"INT8", "INT32", "UINT8"}
     # From and to uint8, and none between.
     assert operators["QUANTIZE"] == 2 and operators["DEQUANTIZE"] == 0
+
+
+def test_int8_file_sees_faint_images():
+    bit, size = bit_of(zeros=0, size=(32, 32)), (32, 32)
+    calibrating = np.concatenate([faint(photos(8, size), contrast) for contrast in (1, 1 / 2, 1 / 4, 1 / 8)])
+    int8, float32 = conversion.convert(bit, SCHEMES["int8"], calibrating), conversion.convert(bit, SCHEMES["float32"])
+    first = bit.units[0].conv("a")
+    pixels = faint(photos(8, size, seed=1), 1 / 8)
+    assert signal_to_noise(int8, float32, [first], pixels)[first] > 15  # dB; 8 if the norm read the root as it is
+
+
+def faint(pixels, contrast):
+    """`pixels` with so little contrast, around mid-grey."""
+    return np.rint(127.5 + contrast * (pixels - 127.5)).astype(np.uint8)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

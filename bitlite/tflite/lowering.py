@@ -21,6 +21,8 @@ LOGITS, PROBABILITIES = "logits", "probabilities"
 WEIGHTS = ("/kernel", "/gamma", "/beta")
 # The convolution in a norm, whose kernel is no weight.
 VARIANCES = "variances"
+# Share of the deviation that white noise has behind the root, for `even_contrast`.
+EVEN_DOWN_TO = 1 / 64
 # Of a norm: x * gamma / deviation, and what is added to that before the ReLU.
 SCALED, SHIFT = "scaled", "shift"
 
@@ -140,6 +142,38 @@ def probabilities(graph: Graph, operator: Operator) -> Tensor | None:
         return None
     graph.operators.append(operator)
     return graph.softmax(PROBABILITIES, operator.output)
+
+
+def even_contrast(graph: Graph, operator: Operator) -> Tensor | None:
+    """What the first norm reads, each group divided by about its own mean of |x|: the norm undoes any such factor.
+
+    So the factor may be as rough as integers make it. Images differ much in contrast, which no norm has taken out of
+    the root's output yet: variances in one scale for all of them would have few steps for most.
+
+    The divisor is no less than EVEN_DOWN_TO of the deviation that white noise would have there. The norm's epsilon
+    becomes what it would be with this least divisor, and weighs less with others, where it is nothing beside variances.
+    """
+    root, pool = f"{MODEL}/{ROOT}", f"{MODEL}/{POOL}"
+    if operator.type != "group_norm" or operator.inputs[0].name not in (root, pool):
+        return None
+    kernel = next(each.inputs[1].values for each in graph.operators if each.output.name == root)
+    least = EVEN_DOWN_TO * np.sqrt(np.square(kernel).sum() / kernel.shape[3])
+    if not least:
+        return None
+    x, *constants = operator.inputs
+    path, groups = f"{operator.output.name}/contrast", operator.options["groups"]
+    # XNNPACK has no absolute values of integers: |x| = 2 relu(x) - x.
+    mean = _group_mean(graph, f"{path}/value", x, groups)
+    positive = _group_mean(graph, f"{path}/positive", graph.operator("RELU", f"{path}/relu", [x], x.shape), groups)
+    absolute = graph.subtract(f"{path}/absolute", graph.add(f"{path}/twice", positive, positive), mean)
+    divisor = graph.add(f"{path}/divisor", absolute, constant(f"{path}/least", least))
+    half = graph.reciprocal_root(f"{path}/rsqrt", divisor)
+    ones = constant(f"{path}/ones", np.ones((1, 1, groups, x.shape[3] // groups)))
+    factor = graph.multiply(f"{path}/factor", graph.multiply(f"{path}/spread", ones, half), half)
+    even = graph.multiply(f"{path}/even", x, _channels(graph, f"{path}/channels", factor))
+    options = {**operator.options, "power": operator.options["power"] / least}
+    graph.operators.append(replace(operator, inputs=(even, *constants), options=options))
+    return operator.output
 
 
 def integer_norm(graph: Graph, operator: Operator) -> Tensor | None:
@@ -268,26 +302,31 @@ def _group_norm(graph: Graph, operator: Operator, scaled_gamma: Callable) -> Ten
     """scaled_gamma: makes gamma / deviation of x, [1, 1, groups, channels of a group], from each group's variance."""
     x, gamma, beta = operator.inputs
     path, channels = operator.output.name, x.shape[3]
-    grouped = (1, 1, operator.options["groups"], channels // operator.options["groups"])
-
-    def group_mean(name: str, image: Tensor) -> Tensor:
-        by_channel = graph.mean(f"{path}/{name}/by_channel", image, [1, 2])  # [1, 1, 1, C]
-        return graph.mean(f"{path}/{name}/mean", graph.reshape(f"{path}/{name}/groups", by_channel, grouped), [3])
-
-    def spread(name: str, by_group: Tensor) -> Tensor:
-        return graph.reshape(f"{path}/{name}/channels", by_group, (1, 1, 1, channels))
-
-    mean = group_mean("value", x)  # [1, 1, G, 1]
-    square = group_mean("square", graph.multiply(f"{path}/square", x, x))
+    groups = operator.options["groups"]
+    grouped = (1, 1, groups, channels // groups)
+    mean = _group_mean(graph, f"{path}/value", x, groups)
+    square = _group_mean(graph, f"{path}/square", graph.multiply(f"{path}/square", x, x), groups)
     mean_square = graph.multiply(f"{path}/mean_square", mean, mean)
     variance = graph.operator(
         "SUB", f"{path}/variance", [square, mean_square], mean.shape, fusedActivationFunction=RELU
     )
     scale = scaled_gamma(graph, path, variance, gamma.values.reshape(grouped), operator.options["power"])
-    y = graph.multiply(f"{path}/{SCALED}", x, spread("scale", scale))
+    y = graph.multiply(f"{path}/{SCALED}", x, _channels(graph, f"{path}/scale/channels", scale))
     offset = constant(beta.name, beta.values.reshape(grouped))
     shift = graph.subtract(f"{path}/{SHIFT}", offset, graph.multiply(f"{path}/mean_scale", scale, mean))
-    return graph.add(f"{path}/shifted", y, spread("shift", shift))
+    return graph.add(f"{path}/shifted", y, _channels(graph, f"{path}/shift/channels", shift))
+
+
+def _group_mean(graph: Graph, path: str, image: Tensor, groups: int) -> Tensor:
+    """Means of the groups [1, 1, groups, 1] over their pixels and channels."""
+    by_channel = graph.mean(f"{path}/by_channel", image, [1, 2])  # [1, 1, 1, C]
+    grouped = graph.reshape(f"{path}/groups", by_channel, (1, 1, groups, image.shape[3] // groups))
+    return graph.mean(f"{path}/mean", grouped, [3])
+
+
+def _channels(graph: Graph, name: str, grouped: Tensor) -> Tensor:
+    """[1, 1, groups, channels of a group] as [1, 1, 1, channels]."""
+    return graph.reshape(name, grouped, (1, 1, 1, grouped.shape[2] * grouped.shape[3]))
 
 
 def _by_channel(graph: Graph, path: str, variance: Tensor, gamma: np.ndarray, power: float) -> Tensor:

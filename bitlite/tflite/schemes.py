@@ -16,7 +16,7 @@ from bitlite.images.pixels import Pixels
 from bitlite.tflite import calibration, quantizer
 from bitlite.tflite.dense import dense
 from bitlite.tflite.graph import Graph, Rewrite, rewritten, to_file
-from bitlite.tflite.lowering import half_weights, integer_norm, lower, packed_root, probabilities
+from bitlite.tflite.lowering import even_contrast, half_weights, integer_norm, lower, packed_root, probabilities
 from bitlite.tflite.winograd import winograd
 from bitlite.workflow.params import Int8Mixed, Quantization, Uncalibrated
 
@@ -107,6 +107,7 @@ class Scheme:
         """
         by_winograd = isinstance(entry, Uncalibrated) and entry.winograd
         chosen: dict[Rewrite, bool] = {
+            even_contrast: self.make is _integers and self.activations == "int8",
             packed_root: self.packs_root,
             winograd: by_winograd,
             dense: self.weights == "int4",
