@@ -162,9 +162,11 @@ def even_contrast(graph: Graph, operator: Operator) -> Tensor | None:
         return None
     x, *constants = operator.inputs
     path, groups = f"{operator.output.name}/contrast", operator.options["groups"]
-    # XNNPACK has no absolute values of integers: |x| = 2 relu(x) - x.
+    # XNNPACK has no absolute values of integers, |x| = 2 relu(x) - x, and their ReLU with another operator alone.
+    one = constant(f"{path}/one", 1)
+    relu = graph.operator("MUL", f"{path}/relu", [x, one], x.shape, fusedActivationFunction=RELU)
+    positive = _group_mean(graph, f"{path}/positive", relu, groups)
     mean = _group_mean(graph, f"{path}/value", x, groups)
-    positive = _group_mean(graph, f"{path}/positive", graph.operator("RELU", f"{path}/relu", [x], x.shape), groups)
     absolute = graph.subtract(f"{path}/absolute", graph.add(f"{path}/twice", positive, positive), mean)
     divisor = graph.add(f"{path}/divisor", absolute, constant(f"{path}/least", least))
     half = graph.reciprocal_root(f"{path}/rsqrt", divisor)
