@@ -1047,6 +1047,16 @@ def test_snippet_of_the_card_takes_broken_exif_and_pixels_of_16_bits(tflite, tmp
         assert done.returncode == 0 and len(done.stdout.splitlines()) == 3
 
 
+def test_card_warns_of_faint_images_where_no_norm_is_left(tflite):
+    def warns(entry: dict) -> bool:
+        card = release.card(comparison(DENSE), ORIGIN, {"pruning": {"dense": entry}}, tflite["float32"], 16)
+        return "faint images" in card
+
+    channels, norms = {"method": "channels"}, {"method": "norm_free", "norms": "all"}
+    assert warns(norms) and warns({"method": "combine", "parts": [channels, norms]})
+    assert not warns({"method": "norm_free", "norms": "inner"}) and not warns(channels)
+
+
 def test_card_describes_the_file(tflite):
     recipe = {"seed": 7, "pruning": {"dense": {"keep": 0.5}}}
     card = release.card(comparison(DENSE), ORIGIN, recipe, tflite["uint8"], 16)

@@ -56,7 +56,15 @@ def card(comparison: Comparison, origin: Origin, recipe: Mapping, model: Path, i
         background="#{:02x}{:02x}{:02x}".format(*background),
         images=images,
         interval=wilson(selected.accuracy, images),
+        norm_free=norm_free(recipe),
     )
+
+
+def norm_free(recipe: Mapping) -> bool:
+    """Whether the pruning of `recipe`, or a part of it, took all norms out."""
+    entries = recipe.get("pruning", {}).values()
+    parts = [part for entry in entries for part in entry.get("parts", [entry])]
+    return any(part.get("method") == "norm_free" and part["norms"] == "all" for part in parts)
 
 
 def write(directory: Path, model: Path, labels: tuple[str, ...], card: str) -> None:
