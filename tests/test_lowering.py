@@ -310,6 +310,12 @@ def test_even_contrast_is_the_same_function(shape, contrast):
     assert sum(operator.output.name.endswith("/contrast/even") for operator in graph.operators) == 1
 
 
+def test_even_contrast_keeps_epsilon_where_it_counts():
+    # The first norm reads variances of about epsilon.
+    bit, images = bit_of(SMALL), smooth(1 / 512, size=(16, 16))
+    assert_close(run(lower(bit, [lowering.even_contrast]), images), network.build(bit)(images).numpy(), 0.03)
+
+
 def test_even_contrast_is_finite_where_nothing_varies():
     bit, grey = bit_of(SMALL), np.full((1, 16, 16, 3), 127.5, np.float32)
     assert_close(run(lower(bit, [lowering.even_contrast]), grey), network.build(bit)(grey).numpy())
